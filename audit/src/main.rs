@@ -1,0 +1,2 @@
+//! semisam-audit
+fn main() {}

@@ -1,0 +1,2 @@
+//! semisam-coordinator
+fn main() {}

@@ -1,0 +1,3 @@
+//! Scans: from files on disk to training patches.
+
+pub mod volume;

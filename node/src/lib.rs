@@ -1,0 +1,3 @@
+//! semisam-node: the hospital's program. In reading order: [`data`].
+
+pub mod data;

@@ -1,0 +1,2 @@
+//! semisam-node
+fn main() {}

@@ -1,0 +1,2 @@
+//! semisam-sim
+fn main() {}

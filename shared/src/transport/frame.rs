@@ -69,6 +69,7 @@ impl Exchange {
     }
 
     /// Ends this side, and waits until the peer's machine has everything. Receiving goes on.
+    /// A peer that stopped reading is no error here: it has made up its mind, and its answer tells.
     ///
     /// # Errors
     /// If the peer does not take all of it.
@@ -78,8 +79,7 @@ impl Exchange {
         }
         match timeout(STALL, self.send.stopped()).await {
             Err(_) => Err(TransportError::Stalled("waiting for the peer to take the end of a request")),
-            Ok(Ok(None)) => Ok(()),
-            Ok(Ok(Some(_))) => Err(TransportError::Stopped),
+            Ok(Ok(_)) => Ok(()),
             Ok(Err(quinn::StoppedError::ConnectionLost(error))) => Err(error.into()),
             Ok(Err(error)) => Err(TransportError::Lost(error.to_string())),
         }

@@ -1,3 +1,6 @@
-//! semisam-node: the hospital's program. In reading order: [`data`].
+//! semisam-node: the hospital's program. In reading order: [`data`], [`model`], [`train`], [`device`].
 
 pub mod data;
+pub mod device;
+pub mod model;
+pub mod train;

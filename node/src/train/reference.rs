@@ -142,7 +142,9 @@ impl Forward<'_> {
     fn term_weights(&self) -> Result<TermWeights, ReferenceError> {
         match self.input("weights")?.values.as_slice() {
             [teacher, generalist] => {
-                Ok(TermWeights { pseudo: 0.0, teacher: f64::from(*teacher), generalist: f64::from(*generalist) })
+                // the recipe halves the generalist's ramp
+                let (teacher, generalist) = (f64::from(*teacher), 0.5 * f64::from(*generalist));
+                Ok(TermWeights { pseudo: 0.0, teacher, generalist })
             }
             _ => Err(ReferenceError::Missing("weights".to_owned())),
         }

@@ -14,9 +14,19 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 /// A backend that can train.
-pub trait TrainBackend: AutodiffBackend {}
+pub trait TrainBackend: AutodiffBackend {
+    /// Whether the samples of a batch are better computed one by one, each by a thread, than together.
+    const PER_SAMPLE: bool;
+}
 
-impl<B: AutodiffBackend> TrainBackend for B {}
+impl TrainBackend for Autodiff<Flex> {
+    const PER_SAMPLE: bool = true;
+}
+
+#[cfg(feature = "cuda")]
+impl TrainBackend for Autodiff<burn::backend::Cuda> {
+    const PER_SAMPLE: bool = false;
+}
 
 /// A computation that is the same on every backend.
 pub trait Work {

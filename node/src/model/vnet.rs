@@ -137,8 +137,7 @@ pub fn to_host(data: TensorData) -> Vec<f32> {
 fn drop_channels<B: Backend>(x: Tensor<B, 5>, random: &mut ChaCha8Rng) -> Tensor<B, 5> {
     let [batch, channels, ..] = x.dims();
     let keep = 1.0 / (1.0 - DROPOUT) as f32;
-    let mask: Vec<f32> =
-        (0..batch * channels).map(|_| if random.random_bool(DROPOUT) { 0.0 } else { keep }).collect();
+    let mask: Vec<f32> = (0..batch * channels).map(|_| if random.random_bool(DROPOUT) { 0.0 } else { keep }).collect();
     let mask = Tensor::<B, 5>::from_data(TensorData::new(mask, [batch, channels, 1, 1, 1]), &x.device());
     x * mask
 }

@@ -102,11 +102,8 @@ pub fn losses(logits: Logits<'_>, targets: &Targets, weights: TermWeights) -> (L
     let pseudo = pseudo_entropy + pseudo_dice;
     let teacher = targets.teacher.as_ref().map_or(0.0, |teacher| batch.agree_with_teacher(teacher, weights.teacher));
     let generalist = batch.agree_with_masks(&targets.masks, weights.generalist);
-    let total = cross_entropy
-        + dice
-        + weights.pseudo * pseudo
-        + weights.teacher * teacher
-        + weights.generalist * generalist;
+    let total =
+        cross_entropy + dice + weights.pseudo * pseudo + weights.teacher * teacher + weights.generalist * generalist;
     (Losses { cross_entropy, dice, pseudo, teacher, generalist, total }, batch.into_gradient())
 }
 

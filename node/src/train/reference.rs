@@ -28,6 +28,15 @@ pub struct Deviation {
     pub max_rel_error: f64,
 }
 
+/// All outputs of a reference file.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Comparison {
+    /// Groups of GroupNorm.
+    pub groups: usize,
+    /// In ascending order of name.
+    pub outputs: Vec<Deviation>,
+}
+
 /// Why there is nothing to compare.
 #[derive(Debug, thiserror::Error)]
 pub enum ReferenceError {
@@ -41,6 +50,8 @@ pub enum ReferenceError {
 
 /// Computes every output that `reference` names with `student` and tells how far it is off.
 ///
+/// The number of groups leaves no trace in weights: unless given, it is the divisor of the filters whose logits are nearest.
+///
 /// # Errors
 /// If the weights are no V-Net or the reference lacks an input.
 pub fn compare(
@@ -48,17 +59,44 @@ pub fn compare(
     student: &Weights,
     groups: Option<usize>,
     reference: &Weights,
-) -> Result<Vec<Deviation>, ReferenceError> {
+) -> Result<Comparison, ReferenceError> {
     let config = VNetConfig::of(student, groups)?;
+    let candidates = match groups {
+        Some(groups) => vec![groups],
+        None => (1..=config.base_filters).filter(|groups| config.base_filters.is_multiple_of(*groups)).collect(),
+    };
+    let mut best: Option<Comparison> = None;
+    for groups in candidates {
+        let found = with_groups(device, student, VNetConfig { groups, ..config }, reference)?;
+        if best.as_ref().is_none_or(|best| found.of_logits() < best.of_logits()) {
+            best = Some(found);
+        }
+    }
+    best.ok_or_else(|| ReferenceError::Missing("logits".to_owned()))
+}
+
+impl Comparison {
+    fn of_logits(&self) -> f64 {
+        self.outputs.iter().find(|output| output.name == "logits").map_or(f64::INFINITY, |output| output.max_abs_error)
+    }
+}
+
+fn with_groups(
+    device: Device,
+    student: &Weights,
+    config: VNetConfig,
+    reference: &Weights,
+) -> Result<Comparison, ReferenceError> {
     let outputs = device.run(Forward { config, student, reference })?;
-    reference
+    let outputs = reference
         .iter()
         .filter(|(name, _)| *name == "logits" || name.starts_with("loss.") || name.starts_with("grad."))
         .map(|(name, expected)| {
             let found = outputs.get(name).ok_or_else(|| ReferenceError::Missing(name.to_owned()))?;
             deviation(&config, name, expected, found, reference)
         })
-        .collect()
+        .collect::<Result<_, ReferenceError>>()?;
+    Ok(Comparison { groups: config.groups, outputs })
 }
 
 fn deviation(
@@ -179,9 +217,10 @@ mod tests {
     fn logits_losses_and_gradients_are_those_of_pytorch() {
         let student = checkpoint::read(&fixture("vnet_tiny.safetensors")).expect("a fixture");
         let reference = checkpoint::read(&fixture("vnet_tiny_io.safetensors")).expect("a fixture");
-        let deviations = compare(Device::Cpu, &student, Some(4), &reference).expect("a V-Net");
-        assert_eq!(deviations.len(), 6 + student.iter().count());
-        for deviation in &deviations {
+        let comparison = compare(Device::Cpu, &student, None, &reference).expect("a V-Net");
+        assert_eq!(comparison, compare(Device::Cpu, &student, Some(4), &reference).expect("a V-Net"));
+        assert_eq!(comparison.outputs.len(), 6 + student.iter().count());
+        for deviation in &comparison.outputs {
             let good = match deviation.name.starts_with("grad.") {
                 true => deviation.max_rel_error <= 1e-3,
                 false => deviation.max_abs_error <= 1e-4,

@@ -11,7 +11,7 @@ mod tests;
 
 use thiserror::Error;
 
-use crate::data::grid::{self, GridMismatch};
+use crate::data::grid::{Grid, GridMismatch};
 use crate::data::volume::{LabelMap, Volume};
 
 /// Why two masks cannot be compared.
@@ -70,7 +70,7 @@ fn score_where(
     truth: &LabelMap,
     inside: impl Fn(u8) -> bool + Copy,
 ) -> Result<Scores, MetricsError> {
-    grid::same(prediction, truth)?;
+    Grid::from(prediction).must_equal(&truth.into())?;
     let counts = Counts::of(&prediction.values, &truth.values, inside);
     let (vox, mm) = match (counts.prediction, counts.truth) {
         (0, 0) => (Some(NONE_APART), Some(NONE_APART)),

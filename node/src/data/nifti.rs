@@ -26,6 +26,7 @@ pub use self::write::{WriteError, write_image, write_labels, write_labels_like};
 use self::geometry::Orientation;
 use self::header::{Header, NIFTI2_BYTES};
 use self::source::Source;
+use crate::data::grid::Grid;
 use crate::data::volume::{Image, LabelMap, Volume};
 
 /// Why a scan is refused. Messages name the file and the remedy.
@@ -68,16 +69,21 @@ pub struct StoredGrid {
     pub spacing_mm: [f64; 3],
     /// Stored voxel index to scanner millimetres.
     pub affine: Affine,
+    /// The grid that reading gives: the same voxels with RAS+ axes.
+    pub canonical: Grid,
 }
 
 /// Reads and checks the header alone.
 pub fn read_grid(path: &Path) -> Result<StoredGrid, NiftiError> {
     let (_, header) = open(path)?;
+    let orientation = Orientation::of(&header.affine);
+    let canonical = canonical(&header, orientation);
     Ok(StoredGrid {
-        axes: Orientation::of(&header.affine).codes(),
+        axes: orientation.codes(),
         shape: header.shape,
         spacing_mm: geometry::spacing(&header.affine),
         affine: header.affine,
+        canonical,
     })
 }
 
@@ -98,11 +104,13 @@ fn read<T: Copy>(path: &Path, target: &voxels::Target<T>) -> Result<Volume<T>, N
         voxels::Failure::Voxel(problem) => NiftiError::Voxels { path: path.to_owned(), problem },
     })?;
     let orientation = Orientation::of(&header.affine);
-    Ok(Volume {
-        shape: orientation.canonical_shape(header.shape),
-        affine: orientation.canonical_affine(&header.affine, header.shape),
-        values: orientation.to_canonical(header.shape, &values),
-    })
+    let Grid { shape, affine } = canonical(&header, orientation);
+    Ok(Volume { shape, affine, values: orientation.to_canonical(header.shape, &values) })
+}
+
+fn canonical(header: &Header, orientation: Orientation) -> Grid {
+    let shape = orientation.canonical_shape(header.shape);
+    Grid { shape, affine: orientation.canonical_affine(&header.affine, header.shape) }
 }
 
 /// Opens a file, checks its header and that it can hold its voxels. The source is left at the start of the file.

@@ -101,6 +101,7 @@ pub struct Book {
     file: ChainFile<LedgerEvent>,
     key: SigningKey,
     ledger: Ledger,
+    hashes: Vec<Digest>,
     refusals: BTreeSet<(Digest, Option<RoundNumber>, String)>,
 }
 
@@ -121,7 +122,7 @@ impl Book {
         }
         let public = key.public();
         let (file, _) = ChainFile::open(path, Domain::Ledger, move |_| Ok(public))?;
-        let mut book = Self { file, key, ledger: Ledger::default(), refusals: BTreeSet::new() };
+        let mut book = Self { file, key, ledger: Ledger::default(), hashes: Vec::new(), refusals: BTreeSet::new() };
         let (name, cohort) = (name.to_owned(), cohort.to_owned());
         book.append(LedgerEvent::Genesis { site, name, key: public, cohort }, now)?;
         book.policy(policy, now)?;
@@ -153,7 +154,9 @@ impl Book {
         match &ledger.owner {
             None => Err(BookError::Empty { path: path.into() }),
             Some(owner) if owner.key != key.public() => Err(BookError::Owner { path: path.into(), owner: owner.key }),
-            Some(_) => Ok(Self { file, key, ledger, refusals }),
+            Some(_) => {
+                Ok(Self { file, key, ledger, hashes: records.iter().map(|record| record.hash).collect(), refusals })
+            }
         }
     }
 
@@ -166,6 +169,7 @@ impl Book {
         let path = self.file.path().to_owned();
         let record = self.file.append(event, now, &self.key).map_err(|source| BookError::Append { path, source })?;
         self.ledger.evolve(record.seq, &record.event);
+        self.hashes.push(record.hash);
         Ok(record.seq)
     }
 
@@ -247,6 +251,13 @@ impl Book {
     /// What the records add up to.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// Whether this ledger contains `head`, or nothing has been seen of it yet. An old copy does not contain a newer head,
+    /// and neither does a clone that went its own way.
+    pub fn contains(&self, head: Head) -> bool {
+        let last = head.length.checked_sub(1).and_then(|last| usize::try_from(last).ok());
+        last.map_or(head == Head::EMPTY, |last| self.hashes.get(last) == Some(&head.hash))
     }
 
     /// Where the chain ends.

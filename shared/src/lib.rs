@@ -8,6 +8,8 @@
 //! * [`round`], [`receipt`], [`message`]: the rules of a federation and what is said on the wire
 //! * [`release_space`], [`fold`]: from updates to the next model
 //! * [`codec`]: bytes of control messages
+//! * [`tls`], [`issue`]: mutual TLS from PEM files, and how these are made
+//! * [`transport`]: QUIC, frames, resumable chunks
 #![doc = include_str!("../PROTOCOL.md")]
 
 pub mod accounting;
@@ -18,6 +20,7 @@ pub mod codec;
 pub mod decimal;
 pub mod fold;
 pub mod ids;
+pub mod issue;
 pub mod ledger;
 pub mod message;
 pub mod plan;
@@ -26,4 +29,6 @@ pub mod receipt;
 pub mod release_space;
 pub mod round;
 pub mod signing;
+pub mod tls;
+pub mod transport;
 pub mod weights;

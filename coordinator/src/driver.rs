@@ -31,6 +31,8 @@ mod report;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub(crate) use report::{storage, whole};
+
 /// The coordinator cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum DriverError {
@@ -167,7 +169,7 @@ impl Driver {
         if blob != plan.initial_model && Some(blob) != basis && !models.any(|model| model == blob) {
             return Err(Rejection::NoSuchBlob(blob));
         }
-        let (_, length) = self.store.open_blob(blob).map_err(|error| report::storage("a blob cannot be read", &error))?;
+        let (_, length) = self.store.open_blob(blob).map_err(|error| storage("a blob cannot be read", &error))?;
         if offset > length {
             return Err(Rejection::OutOfOrder(format!("offset {offset} is beyond the {length} bytes of the blob")));
         }
@@ -194,13 +196,15 @@ impl Driver {
             Ok(Answer::Blob { .. }) => Err(Rejection::NoSuchBlob(receipt.payload)),
             Err(rejection) => Err(rejection),
         };
-        update.discard(); // nothing is left to discard if the store has taken it over
+        if !matches!(outcome, Err(Rejection::Storage)) {
+            update.discard(); // nothing is left of it if the store has taken it over
+        }
         outcome.unwrap_or_else(|rejection| self.reject(receipt.site, name, rejection))
     }
 
     fn store_update(&mut self, now: UnixMillis, name: &str, update: &Verified) -> Result<Response, Rejection> {
         let adopted = self.store.adopt(&update.path, update.receipt.payload);
-        adopted.map_err(|error| report::storage("an update cannot be stored", &error))?;
+        adopted.map_err(|error| storage("an update cannot be stored", &error))?;
         self.command(now, Command::Submit { receipt: update.receipt })?;
         report::accepted(&update.receipt, name);
         self.receipt(update.receipt)
@@ -210,6 +214,11 @@ impl Driver {
         let known = self.federation().receipt_of(receipt.round, receipt.site).copied().unwrap_or(receipt);
         let signed = known.sign(&self.key).map_err(|error| Rejection::OutOfOrder(error.to_string()))?;
         Ok(Response::Accepted(signed))
+    }
+
+    /// An upload was not what it was announced to be; it was thrown away.
+    pub fn wrong_digest(&mut self, site: SiteId, name: &str) -> Response {
+        self.reject(site, name, Rejection::WrongDigest)
     }
 
     /// Excludes a site that has joined.
@@ -279,7 +288,7 @@ impl Driver {
                     report::happened(self.federation(), &event, now, members, opened);
                 }
                 Err(JournalError::Forbidden(rejection)) => return Err(rejection),
-                Err(error) => return Err(report::storage("the journal cannot be written", &error)),
+                Err(error) => return Err(storage("the journal cannot be written", &error)),
             }
         }
         Ok(())

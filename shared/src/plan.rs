@@ -90,10 +90,16 @@ pub struct Training {
     pub learning_rate: Decimal,
     /// Momentum of SGD, fresh for each patient.
     pub momentum: Decimal,
+    /// L2 penalty of SGD.
+    pub weight_decay: Decimal,
     /// Weight of agreement with the teacher.
     pub consistency_weight: Decimal,
     /// Confidence from which the released model's own prediction counts as a label on unlabelled scans.
     pub pseudo_label_threshold: Decimal,
+    /// Standard deviation of the noise on what the student sees; the teacher sees the clean crop.
+    pub noise: Decimal,
+    /// Whether crops are turned and flipped in the axial plane.
+    pub augment: bool,
 }
 
 /// Whose presence the noise hides.
@@ -239,6 +245,8 @@ impl Plan {
             (self.training.batch >= 1, "`training.batch` must be at least 1"),
             (between(self.training.learning_rate, 1e-9, 100.0), "`training.learning_rate` must be positive"),
             (between(self.training.momentum, 0.0, 0.999), "`training.momentum` must be 0 to 0.999"),
+            (between(self.training.weight_decay, 0.0, 1.0), "`training.weight_decay` must be 0 to 1"),
+            (between(self.training.noise, 0.0, 10.0), "`training.noise` must be 0 to 10"),
             (between(self.training.consistency_weight, 0.0, 1e6), "`training.consistency_weight` must be 0 or more"),
             (
                 between(self.training.pseudo_label_threshold, 0.5, 1.0),
@@ -341,8 +349,11 @@ pub(crate) mod tests {
                 batch: 1,
                 learning_rate: decimal(0.01),
                 momentum: decimal(0.9),
+                weight_decay: decimal(1e-4),
                 consistency_weight: decimal(0.1),
                 pseudo_label_threshold: decimal(0.9),
+                noise: decimal(0.1),
+                augment: true,
             },
             privacy: Privacy {
                 unit: Unit::Patient,

@@ -4,6 +4,7 @@
 //! below the epsilon that a patient is promised. Step sizes are in units of the clip norm, as in spec/privacy.md,
 //! section 14: with noise that hides each patient, the product of step and rounds decides how far noise carries the model.
 
+use semisam_node::{model::VNetConfig, train::patient::LocalTraining};
 use semisam_shared::{
     accounting::{Adjacency, Rho},
     plan::SIGMA,
@@ -36,12 +37,18 @@ pub struct Recipe {
     pub learning_rate: f64,
     /// Local momentum, fresh for each patient.
     pub momentum: f64,
+    /// Local L2 penalty.
+    pub weight_decay: f64,
     /// Weight of agreement with the teacher.
     pub consistency_weight: f64,
     /// Confidence from which the released model's prediction is a label on unlabelled scans.
     pub pseudo_label_threshold: f64,
-    /// Clip norm: about half the norm of a synthetic patient's delta.
-    pub clip_norm: f64,
+    /// Noise on what the student sees, while the teacher sees the clean crop.
+    pub noise: f64,
+    /// Turns and flips of crops: off, since a few steps gain nothing from them.
+    pub augment: bool,
+    /// Clip norm, in halves of the median norm of synthetic patients' deltas: where clipping starts to cost little.
+    pub clip_factor: f64,
     /// Epsilon (add/remove) after all rounds: spec/privacy.md, section 1.
     pub epsilon: f64,
     /// Delta of that promise: also the ceiling of a hospital's default policy.
@@ -50,7 +57,7 @@ pub struct Recipe {
     pub expected_patients: u32,
     /// Directions in which updates are released: most of a real update, a fraction of the noise.
     pub coordinates: u32,
-    /// Server step, in clip norms per round.
+    /// Server step: factor on the average of clipped contributions.
     pub server_learning_rate: f64,
     /// Server momentum: free of privacy cost; half for ten rounds.
     pub server_momentum: f64,
@@ -64,15 +71,17 @@ pub struct Recipe {
 #[derive(Clone, Debug, PartialEq)]
 pub struct StartRecipe {
     /// Anonymous volumes to learn from: a weak start, since what is learnt later must come from hospitals.
-    pub volumes: usize,
-    /// Optimiser steps on them.
-    pub steps: usize,
+    pub volumes: u64,
+    /// Optimiser steps on them; none leaves the start untrained.
+    pub steps: u64,
     /// Crops in a step.
-    pub batch: usize,
+    pub batch: u64,
     /// Step size.
     pub learning_rate: f64,
     /// Synthetic patients whose deltas span the basis: more than there are coordinates.
-    pub basis_patients: usize,
+    pub basis_patients: u64,
+    /// Extents of a volume in voxels.
+    pub shape: [usize; 3],
 }
 
 /// What a synthetic hospital has.
@@ -82,9 +91,7 @@ pub struct CohortRecipe {
     pub patients: usize,
     /// Patients whose scans are labelled: few.
     pub labelled: usize,
-    /// Every so many-th patient has two scans.
-    pub second_scan_every: usize,
-    /// Labelled scans that nobody learns from.
+    /// Patients whose scans are labelled and that nobody learns from.
     pub held_out: usize,
     /// Extents of a scan in voxels.
     pub shape: [usize; 3],
@@ -106,23 +113,27 @@ impl Recipe {
             batch: 2,
             learning_rate: 0.02,
             momentum: 0.9,
+            weight_decay: 1e-4,
             consistency_weight: 0.1,
             pseudo_label_threshold: 0.9,
-            clip_norm: 0.1,
+            noise: 0.1,
+            augment: false,
+            clip_factor: 1.0,
             epsilon: 8.0,
             delta: 1e-5,
             expected_patients: 24,
             coordinates: 32,
             server_learning_rate: 2.0,
             server_momentum: 0.5,
-            start: StartRecipe { volumes: 24, steps: 60, batch: 2, learning_rate: 0.02, basis_patients: 64 },
-            cohort: CohortRecipe {
-                patients: 24,
-                labelled: 6,
-                second_scan_every: 4,
-                held_out: 4,
+            start: StartRecipe {
+                volumes: 24,
+                steps: 60,
+                batch: 2,
+                learning_rate: 0.05,
+                basis_patients: 64,
                 shape: [48, 48, 32],
             },
+            cohort: CohortRecipe { patients: 24, labelled: 6, held_out: 4, shape: [48, 48, 32] },
         }
     }
 
@@ -149,8 +160,15 @@ impl Recipe {
             epsilon: 6.0,
             expected_patients: 4,
             coordinates: 8,
-            start: StartRecipe { volumes: 4, steps: 10, batch: 1, learning_rate: 0.02, basis_patients: 12 },
-            cohort: CohortRecipe { patients: 4, labelled: 2, second_scan_every: 3, held_out: 1, shape: [24, 24, 20] },
+            start: StartRecipe {
+                volumes: 4,
+                steps: 10,
+                batch: 1,
+                learning_rate: 0.05,
+                basis_patients: 12,
+                shape: [24, 24, 20],
+            },
+            cohort: CohortRecipe { patients: 4, labelled: 2, held_out: 1, shape: [24, 24, 20] },
             ..synthetic
         }
     }
@@ -165,8 +183,30 @@ impl Recipe {
         calibrate(self.epsilon, self.delta, self.rounds)
     }
 
-    /// `plan.toml`, as `semisam-coordinator init --plan` reads it.
-    pub fn plan_toml(&self) -> String {
+    /// The student network.
+    pub fn network(&self) -> VNetConfig {
+        let (base_filters, groups) = (self.base_filters as usize, self.groups as usize);
+        VNetConfig { in_channels: 1, classes: 2, base_filters, groups }
+    }
+
+    /// What a hospital does for one patient.
+    pub fn local_training(&self) -> LocalTraining {
+        LocalTraining {
+            patch: self.patch,
+            local_steps: self.local_steps,
+            batch: self.batch,
+            learning_rate: self.learning_rate,
+            momentum: self.momentum,
+            weight_decay: self.weight_decay,
+            consistency_weight: self.consistency_weight,
+            pseudo_label_threshold: self.pseudo_label_threshold,
+            noise: self.noise,
+            augment: self.augment,
+        }
+    }
+
+    /// `plan.toml`, as `semisam-coordinator init --plan` reads it, with the clip norm that the start gave.
+    pub fn plan_toml(&self, clip_norm: f64) -> String {
         let [x, y, z] = self.spacing_mm;
         let [px, py, pz] = self.patch;
         format!(
@@ -191,8 +231,11 @@ local_steps = {local_steps}
 batch = {batch}
 learning_rate = {learning_rate:?}
 momentum = {momentum:?}
+weight_decay = {weight_decay:?}
 consistency_weight = {consistency_weight:?}
 pseudo_label_threshold = {pseudo_label_threshold:?}
+noise = {noise:?}
+augment = {augment}
 
 [privacy]
 unit = "patient"
@@ -221,7 +264,9 @@ decay = "cosine"
             momentum = self.momentum,
             consistency_weight = self.consistency_weight,
             pseudo_label_threshold = self.pseudo_label_threshold,
-            clip_norm = self.clip_norm,
+            weight_decay = self.weight_decay,
+            noise = self.noise,
+            augment = self.augment,
             noise_multiplier = self.noise_multiplier(),
             epsilon = self.epsilon,
             delta = self.delta,
@@ -289,10 +334,10 @@ mod tests {
         for recipe in [Recipe::synthetic(), Recipe::real(), Recipe::smallest()] {
             assert!(recipe.noise_multiplier() >= 1.0, "{}", recipe.name);
             assert!(recipe.epsilon <= 10.0 && recipe.delta <= 1e-5, "{}", recipe.name);
-            assert!(recipe.start.basis_patients >= recipe.coordinates as usize, "{}", recipe.name);
+            assert!(recipe.start.basis_patients >= u64::from(recipe.coordinates), "{}", recipe.name);
             assert!(recipe.patch.iter().all(|side| side.is_multiple_of(16)), "{}", recipe.name);
             assert!(recipe.cohort.patients >= 3 && recipe.cohort.labelled < recipe.cohort.patients);
-            assert!(recipe.plan_toml().contains("delta = \"1e-5\""));
+            assert!(recipe.plan_toml(0.25).contains("delta = \"1e-5\""));
         }
     }
 

@@ -6,7 +6,6 @@ use std::{
 };
 
 use semisam_shared::{
-    ids::SiteId,
     ledger::LedgerEvent,
     round::{Event, Federation},
 };
@@ -240,25 +239,22 @@ impl<'a> Rounds<'a> {
     /// Kills what is due to be killed, and has it started again a little later.
     fn strike(&mut self, chaos: &mut Chaos) -> Result<(), RoundsError> {
         let alive: Vec<bool> = self.parts.iter().map(|part| part.running.is_some() && !part.ended).collect();
-        let sites: Vec<Option<SiteId>> = self.hospitals.iter().map(|hospital| self.site(&hospital.name)).collect();
-        for strike in chaos.due(Instant::now(), &alive, &sites, &self.federation) {
-            let part = &mut self.parts[strike.victim.part()];
+        for aim in chaos.due(Instant::now(), &alive, &self.federation) {
+            let part = &mut self.parts[aim.victim.part()];
             let Some(running) = part.running.take() else { continue };
             let invocation = running.kill()?;
             let at_s = self.began.elapsed().as_secs_f64();
-            let (name, invocation) = match strike.victim {
+            let (name, invocation) = match aim.victim {
                 Victim::Coordinator => ("coordinator".to_owned(), self.coordinator.clone()),
                 Victim::Hospital(index) => (self.hospitals[index].name.clone(), invocation),
             };
-            part.again = Some((invocation, Instant::now() + strike.pause));
-            let text = format!("killed {name} ({}); it starts again in {} ms", strike.moment, strike.pause.as_millis());
+            part.again = Some((invocation, Instant::now() + aim.pause));
+            let text = format!("killed {name} ({}); it starts again in {} ms", aim.moment, aim.pause.as_millis());
             self.progress.say(&text);
-            chaos.killed(&strike, at_s, name);
+            // What it wrote last decides whether the moment was met.
+            self.look(Some(chaos))?;
+            chaos.killed(&aim, at_s, name, &self.federation);
         }
         Ok(())
-    }
-
-    fn site(&self, name: &str) -> Option<SiteId> {
-        self.federation.members.iter().find(|(_, member)| member.name == name).map(|(site, _)| *site)
     }
 }

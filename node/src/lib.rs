@@ -1,3 +1,4 @@
-//! semisam-node: the hospital's program. In reading order: [`data`].
+//! semisam-node: the hospital's program. In reading order: [`data`], [`cli`].
 
+pub mod cli;
 pub mod data;

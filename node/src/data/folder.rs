@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-pub use self::layout::{Entry, Listing};
+pub use self::layout::{Entry, Listing, flat_files};
 
 use crate::data::grid::{Grid, GridMismatch};
 use crate::data::nifti::{self, NiftiError};
@@ -179,7 +179,7 @@ impl Cohort {
                 return Err(FolderError::Duplicate { first, second: label.path.clone() });
             }
         }
-        let table = patients::read(root, |name| scans.contains_key(name))?;
+        let table = listing.patients(root)?;
         let mut patients: BTreeMap<String, Vec<Scan>> = BTreeMap::new();
         for (name, (scan, subject)) in scans {
             let id = match table.get(&name) {

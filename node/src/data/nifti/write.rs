@@ -131,6 +131,7 @@ fn sform_only(affine: &Affine) -> Geometry {
         sform_code: ALIGNED,
         pixdim: [1.0, x, y, z],
         quaternion: [0.0; 3],
+        quaternion_rounding: 0.0,
         qoffset: [0.0; 3],
         srow: [affine[0], affine[1], affine[2]],
         units: UNITS_MM,

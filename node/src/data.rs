@@ -1,5 +1,5 @@
-//! Scans: from files on disk to training patches. In reading order: [`volume`], [`grid`], [`nifti`], [`folder`], [`resample`],
-//! [`normalise`], [`patch`], [`metrics`], [`preview`], [`synth`].
+//! Scans: from files on disk to training patches. In reading order: [`volume`], [`grid`], [`nifti`], [`folder`],
+//! [`resample`], [`normalise`], [`patch`], [`metrics`], [`preview`], [`synth`].
 
 pub mod folder;
 pub mod grid;

@@ -1,8 +1,9 @@
 //! A hospital's folder of scans: which file is an image, which label belongs to it, and which patient it shows.
 //!
-//! Three layouts are read: the plain one (`images/`, `labels/`), nnU-Net raw (`imagesTr/`, `labelsTr/`, `imagesTs/`) and simple BIDS. The patient is the unit of privacy:
-//! `patients.csv` says who a scan shows; in BIDS the subject does; otherwise every scan counts as a patient of its own. Whatever is
-//! ambiguous is an error that says what to do, and nothing is left out silently.
+//! Three layouts are read: the plain one (`images/`, `labels/`), nnU-Net raw (`imagesTr/`, `labelsTr/`, `imagesTs/`)
+//! and simple BIDS. The patient is the unit of privacy: `patients.csv` says who a scan shows; in BIDS the subject does;
+//! otherwise every scan counts as a patient of its own. Whatever is ambiguous is an error that says what to do, and
+//! nothing is left out silently.
 
 mod layout;
 mod patients;

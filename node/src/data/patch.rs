@@ -1,7 +1,9 @@
-//! Patches of fixed size out of scans of any: drawn at random and augmented for training, in a sliding window for inference.
+//! Patches of fixed size out of scans of any: drawn at random and augmented for training, in a sliding window for
+//! inference.
 //!
-//! Everything random takes its generator as an argument. A patch that sticks out is padded with zeros, the mean of a normalised scan, as the reference
-//! implementation does (UA-MT, spec section 8); labels are padded with background. Affines follow the crop and are dropped by flips and turns: augmented patches have no place.
+//! Everything random takes its generator as an argument. A patch that sticks out is padded with zeros, the mean of a
+//! normalised scan, as the reference implementation does (UA-MT, spec section 8); labels are padded with background.
+//! Affines follow the crop and are dropped by flips and turns: augmented patches have no place.
 
 use std::f32::consts::TAU;
 
@@ -69,7 +71,8 @@ pub fn pad<T: Copy + Default>(volume: &Volume<T>, size: [usize; 3]) -> (Volume<T
     (crop(volume, start, padded), start.map(|at| (-at) as usize))
 }
 
-/// A patch at a random place. With probability `foreground`, where there are labels of something, a random voxel of it is within the patch.
+/// A patch at a random place. With probability `foreground`, where there are labels of something, a random voxel of it
+/// is within the patch.
 pub fn random_patch(
     image: &Image,
     labels: Option<&LabelMap>,
@@ -164,7 +167,8 @@ fn normal(rng: &mut ChaCha8Rng) -> f32 {
     (-2.0 * libm::logf(a)).sqrt() * libm::cosf(TAU * b)
 }
 
-/// Starts of the windows of `size` that cover `shape` (at least `size`; pad first) in steps of `stride`: the last one is moved back to the border.
+/// Starts of the windows of `size` that cover `shape` (at least `size`; pad first) in steps of `stride`: the last one
+/// is moved back to the border.
 pub fn window_starts(shape: [usize; 3], size: [usize; 3], stride: [usize; 3]) -> Vec<[usize; 3]> {
     let [xs, ys, zs]: [Vec<usize>; 3] = std::array::from_fn(|axis| {
         let last = shape[axis].saturating_sub(size[axis]);

@@ -1,8 +1,10 @@
-//! A picture that a person can judge: prediction and truth as outlines on three slices through the middle of what was segmented.
+//! A picture that a person can judge: prediction and truth as outlines on three slices through the middle of what was
+//! segmented.
 //!
-//! Axial, coronal and sagittal panels side by side at one scale, so that a millimetre is as long everywhere. Radiological convention: the patient's right is on the left of
-//! the axial and the coronal panel; anterior is up on the axial one and left on the sagittal one; superior is up on the others. Truth is green,
-//! prediction red, yellow where their outlines meet. The window runs from the 1st to the 99th percentile.
+//! Axial, coronal and sagittal panels side by side at one scale, so that a millimetre is as long everywhere.
+//! Radiological convention: the patient's right is on the left of the axial and the coronal panel; anterior is up on
+//! the axial one and left on the sagittal one; superior is up on the others. Truth is green, prediction red, yellow
+//! where their outlines meet. The window runs from the 1st to the 99th percentile.
 
 use std::path::{Path, PathBuf};
 

@@ -1,9 +1,10 @@
 //! Synthetic scans: an organ with vessels among look-alikes, as hospitals with different scanners would see it.
 //!
-//! For the demo, for trying a configuration without patient data, and as a stream to pre-train on. The target is a wobbly union of ellipsoids near the
-//! centre with tubes attached; distractors have similar intensities but are small or thin, a neighbouring organ touches it, and a bias
-//! field, texture and noise blur the borders: a threshold does not find the target, its shape and place do. All randomness comes from the
-//! seed (ChaCha8), so the same seed gives the same scan.
+//! For the demo, for trying a configuration without patient data, and as a stream to pre-train on. The target is a
+//! wobbly union of ellipsoids near the centre with tubes attached; distractors have similar intensities but are small
+//! or thin, a neighbouring organ touches it, and a bias field, texture and noise blur the borders: a threshold does not
+//! find the target, its shape and place do. All randomness comes from the seed (ChaCha8), so the same seed gives the
+//! same scan.
 
 mod cohort;
 mod lattice;
@@ -87,7 +88,8 @@ pub fn synth_case(style: &Style, shape: [usize; 3], spacing_mm: [f64; 3], seed: 
     synth_visit(style, shape, spacing_mm, seed, 0)
 }
 
-/// As [`synth_case`], of one of several visits of the same person: the same anatomy, slightly moved, under other noise and bias.
+/// As [`synth_case`], of one of several visits of the same person: the same anatomy, slightly moved, under other noise
+/// and bias.
 pub fn synth_visit(
     style: &Style,
     shape: [usize; 3],

@@ -1,7 +1,8 @@
 //! `data check`: reads every scan of a folder as training would, and says what is wrong with each.
 //!
-//! A hospital's folder (any layout of [`crate::data::folder`]) is checked with its labels against their images; a folder without a layout is taken as a
-//! flat folder of scans, and a file as one scan. One line per file, in a fixed order.
+//! A hospital's folder (any layout of [`crate::data::folder`]) is checked with its labels against their images; a
+//! folder without a layout is taken as a flat folder of scans, and a file as one scan. One line per file, in a fixed
+//! order.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

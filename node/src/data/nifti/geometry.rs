@@ -1,8 +1,8 @@
 //! Where voxels lie: the affine of a NIfTI header, and the way to the closest canonical (RAS+) axes.
 //!
-//! The sform is used where its code is valid, else the qform, else spacing alone about the centre with x towards the left, all as
-//! nibabel does, since that is what people compare with. Axes are assigned as `nibabel.io_orientation` does:
-//! the closest rotation (polar decomposition) of the normalised affine, strongest axis first.
+//! The sform is used where its code is valid, else the qform, else spacing alone about the centre with x towards the
+//! left, all as nibabel does, since that is what people compare with. Axes are assigned as `nibabel.io_orientation`
+//! does: the closest rotation (polar decomposition) of the normalised affine, strongest axis first.
 
 use thiserror::Error;
 

@@ -1,9 +1,10 @@
 //! The header of a NIfTI file, checked before anything is allocated for its voxels.
 //!
-//! NIfTI-1 fields are split by the `nifti` crate (this is its doorkeeper file) from a fixed 348-byte buffer; that crate does not know
-//! NIfTI-2, whose 540 bytes are split here. Both become one [`RawHeader`], and one set of checks decides. Scans come from
-//! scanners, converters and strangers, so no field is believed: counts are multiplied with overflow checks and offsets are bounded.
-//! Reference: the NIfTI-1 and NIfTI-2 header definitions (nifti1.h, nifti2.h); choices where those are silent follow nibabel.
+//! NIfTI-1 fields are split by the `nifti` crate (this is its doorkeeper file) from a fixed 348-byte buffer; that crate
+//! does not know NIfTI-2, whose 540 bytes are split here. Both become one [`RawHeader`], and one set of checks decides.
+//! Scans come from scanners, converters and strangers, so no field is believed: counts are multiplied with overflow
+//! checks and offsets are bounded. Reference: the NIfTI-1 and NIfTI-2 header definitions (nifti1.h, nifti2.h); choices
+//! where those are silent follow nibabel.
 
 use thiserror::Error;
 
@@ -173,7 +174,8 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// Reads and checks a header from the first bytes of a file: [`NIFTI2_BYTES`] of them, fewer where the file ends before.
+    /// Reads and checks a header from the first bytes of a file: [`NIFTI2_BYTES`] of them, fewer where the file ends
+    /// before.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, HeaderProblem> {
         let Some(first) = bytes.first_chunk::<4>() else { return Err(HeaderProblem::Short { found: bytes.len() }) };
         let (nifti2, big_endian) = match (i32::from_le_bytes(*first), i32::from_be_bytes(*first)) {

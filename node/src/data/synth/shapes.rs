@@ -1,4 +1,5 @@
-//! Organs and vessels as distance functions: ellipsoids and capsules, smoothly joined, drawn with partial volume at their borders.
+//! Organs and vessels as distance functions: ellipsoids and capsules, smoothly joined, drawn with partial volume at
+//! their borders.
 //!
 //! Trigonometry goes through `libm`, so that a seed gives the same anatomy on every machine.
 

@@ -1,10 +1,12 @@
 //! semisam-node: the hospital's program. In reading order:
 //!
+//! * [`cli`]: commands and what they print
 //! * [`data`]: scans, from files to normalised volumes
 //! * [`model`], [`train`], [`device`]: the student, how it learns, where it runs
 //! * [`privacy`]: the only door through which a weight leaves
 //! * [`client`], [`participant`]: the wire, and a site's part in a federation
 
+pub mod cli;
 pub mod client;
 pub mod data;
 pub mod device;

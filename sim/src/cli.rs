@@ -210,7 +210,8 @@ mod tests {
 
     #[test]
     fn nonsense_is_wrong_usage() {
-        for line in ["semisam-sim dance", "semisam-sim --hospitals 1", "semisam-sim demo --spacing 0", "semisam-sim -x"] {
+        for line in ["semisam-sim dance", "semisam-sim --hospitals 1", "semisam-sim demo --spacing 0", "semisam-sim -x"]
+        {
             assert!(parse(line).is_err(), "{line}");
         }
         assert_eq!(main(["semisam-sim", "dance"].map(OsString::from)), USAGE);

@@ -168,7 +168,8 @@ pub fn run(options: &Options, progress: &Progress) -> Result<Summary, DemoError>
 fn prepare(options: &Options, progress: &Progress) -> Result<Prepared, DemoError> {
     let recipe = options.recipe();
     let layout = Layout::prepare(&options.out)?;
-    let hospitals = (0..recipe.hospitals as usize).map(|index| layout.hospital(index)).collect::<Result<Vec<_>, _>>()?;
+    let hospitals =
+        (0..recipe.hospitals as usize).map(|index| layout.hospital(index)).collect::<Result<Vec<_>, _>>()?;
     let scans = match &options.data {
         None => {
             cohorts::synthesise(&hospitals, &recipe, options.seed)?;

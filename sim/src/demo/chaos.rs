@@ -73,7 +73,7 @@ enum Stage {
 
 /// The kills of one demonstration.
 #[derive(Debug)]
-pub struct Chaos {
+pub(crate) struct Chaos {
     aims: Vec<Aim>,
     kills: Vec<Kill>,
     stages: Vec<Stage>,
@@ -145,7 +145,8 @@ impl Chaos {
             Victim::Coordinator => Stage::Idle,
             Victim::Hospital(index) => self.stages[index],
         };
-        let accepted = federation.open.as_ref().filter(|open| open.round.0 >= aim.round).map(|open| open.accepted.len());
+        let accepted =
+            federation.open.as_ref().filter(|open| open.round.0 >= aim.round).map(|open| open.accepted.len());
         match aim.moment {
             Moment::BetweenReserveAndCommit => matches!(stage, Stage::Reserved(round) if round >= aim.round),
             Moment::BetweenCommitAndReceipt => matches!(stage, Stage::Committed(round) if round >= aim.round),

@@ -215,7 +215,8 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let script = folder.join("program");
         // Stands in for this executable: `$4` is the first argument after `as --tethered node`.
-        let text = "#!/bin/sh\ncase $4 in\nwait) exec cat;;\nfail) echo 'the cause' >&2; exit 3;;\n*) echo said $4;;\nesac\n";
+        let text =
+            "#!/bin/sh\ncase $4 in\nwait) exec cat;;\nfail) echo 'the cause' >&2; exit 3;;\n*) echo said $4;;\nesac\n";
         std::fs::write(&script, text).expect("written");
         std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("executable");
         Launcher { executable: script, threads: 1 }
@@ -231,7 +232,9 @@ mod tests {
         let launcher = launcher(folder.path());
         assert_eq!(launcher.succeed(&invocation(folder.path(), "this")).expect("ends well"), "said this\n");
         let error = launcher.succeed(&invocation(folder.path(), "fail")).expect_err("fails").to_string();
-        for part in ["semisam-node fail", "hospital-a", "exit status: 3", "the cause", "log.txt", "run the demonstration again"] {
+        for part in
+            ["semisam-node fail", "hospital-a", "exit status: 3", "the cause", "log.txt", "run the demonstration again"]
+        {
             assert!(error.contains(part), "{part}: {error}");
         }
         let log = disk::read_text(&folder.path().join("log.txt")).expect("a log");

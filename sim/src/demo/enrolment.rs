@@ -95,14 +95,24 @@ pub(crate) fn found(launcher: &Launcher, layout: &Layout, charter: &Charter<'_>)
     launcher.succeed(&coordinator(
         layout,
         &[
-            &"init", &"--dir", &folder, &"--plan", plan, &"--model", model, &"--basis", basis, &"--listen",
-            &"127.0.0.1:0", &"--name", &"127.0.0.1",
+            &"init",
+            &"--dir",
+            &folder,
+            &"--plan",
+            plan,
+            &"--model",
+            model,
+            &"--basis",
+            basis,
+            &"--listen",
+            &"127.0.0.1:0",
+            &"--name",
+            &"127.0.0.1",
         ],
     ))?;
     let digest = plan_digest(&folder.join("plan.json"))?;
-    let serve = |address: &str| {
-        coordinator(layout, &[&"serve", &"--dir", &folder, &"--listen", &address, &"--until-done"])
-    };
+    let serve =
+        |address: &str| coordinator(layout, &[&"serve", &"--dir", &folder, &"--listen", &address, &"--until-done"]);
     let mut running = launcher.start(serve("127.0.0.1:0"))?;
     let begun = Instant::now();
     let address = loop {
@@ -158,10 +168,8 @@ pub(crate) fn enrol(
     ))?;
     let digest = founded.plan.to_string();
     let approver = format!("data protection officer of {name} (demonstration)");
-    launcher.succeed(&node(
-        hospital,
-        &[&"policy", &"approve", &digest, &"--dir", &folder, &"--approver", &approver],
-    ))?;
+    launcher
+        .succeed(&node(hospital, &[&"policy", &"approve", &digest, &"--dir", &folder, &"--approver", &approver]))?;
     Ok(())
 }
 

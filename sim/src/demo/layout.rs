@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use super::disk::{self, DiskError};
 
 /// The file that says that a folder is ours.
-pub const MARKER: &str = ".semisam-demo";
+const MARKER: &str = ".semisam-demo";
 
 /// The folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +57,10 @@ impl Layout {
             disk::remove_folder(&root)?;
         }
         disk::create_folder(&root)?;
-        disk::write(&root.join(MARKER), b"made by `semisam-sim demo`, which replaces this folder when it runs again\n")?;
+        disk::write(
+            &root.join(MARKER),
+            b"made by `semisam-sim demo`, which replaces this folder when it runs again\n",
+        )?;
         let layout = Self { out: out.into(), root };
         for folder in [layout.requests(), layout.certificates()] {
             disk::create_folder(&folder)?;

@@ -325,7 +325,7 @@ mod tests {
         // spec/privacy.md, section 14, by an exact accountant: zCDP asks for a little more noise, never for less.
         for (rounds, z) in [(20, 2.68), (40, 3.80), (60, 4.65), (100, 6.00)] {
             let found = calibrate(8.0, 1e-5, rounds);
-            assert!(found > z - 0.02 && found < z * 1.06, "{rounds} rounds: {found}, published {z}");
+            assert!(found > z - 0.02 && found < z * 1.07, "{rounds} rounds: {found}, published {z}");
         }
     }
 

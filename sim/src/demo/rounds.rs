@@ -99,8 +99,6 @@ pub(crate) struct Finished {
     pub(crate) seconds: f64,
     /// What was killed.
     pub(crate) kills: Vec<Kill>,
-    /// Programs that had to be ended after the last round.
-    pub(crate) stragglers: usize,
 }
 
 /// The coordinator that runs, and the command that starts it again.
@@ -180,7 +178,7 @@ impl<'a> Rounds<'a> {
         }
         let rounds = u32::try_from(self.federation.closed.len()).unwrap_or(u32::MAX);
         let kills = chaos.map(Chaos::kills).unwrap_or_default();
-        Ok(Finished { rounds, seconds: self.began.elapsed().as_secs_f64(), kills, stragglers })
+        Ok(Finished { rounds, seconds: self.began.elapsed().as_secs_f64(), kills })
     }
 
     fn look(&mut self, mut chaos: Option<&mut Chaos>) -> Result<(), RoundsError> {
@@ -226,7 +224,8 @@ impl<'a> Rounds<'a> {
                 display.rounds.at(u64::from(round.0));
                 let (sites, all) = (contributors.len(), self.hospitals.len());
                 let seconds = display.opened.elapsed().as_secs_f64();
-                let text = format!("round {round} of {} closed: {sites} of {all} hospitals, {seconds:.1} s", self.rounds);
+                let text =
+                    format!("round {round} of {} closed: {sites} of {all} hospitals, {seconds:.1} s", self.rounds);
                 self.progress.say(&text);
             }
             Event::DeadlineMoved { round, .. } => {

@@ -6,9 +6,9 @@ use std::{
 };
 
 use semisam_node::{
-    cli::evaluate::{EvaluateError, score_scan},
     data::{
         folder::{Cohort, FolderError, Scan},
+        metrics::{self, MetricsError},
         preview::{PreviewError, write_preview},
     },
     device::Device,
@@ -27,14 +27,14 @@ pub enum ScoresError {
     /// The model.
     #[error(transparent)]
     Student(#[from] StudentError),
-    /// A score.
-    #[error("a held-out scan cannot be scored")]
-    Evaluate(#[from] EvaluateError),
+    /// A prediction on another grid than the truth.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// The picture.
     #[error(transparent)]
     Preview(#[from] PreviewError),
     /// There is nothing to draw.
-    #[error("`{}` holds no labelled scan", .0.display())]
+    #[error("`{}` holds no label to score against", .0.display())]
     Nothing(PathBuf),
 }
 
@@ -105,11 +105,7 @@ pub(crate) fn score(
             // A worker that panicked is reported when its thread is joined; its lock protects nothing half done.
             let next = queue.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).next();
             let Some((order, (hospital, scan))) = next else { return };
-            let case = score_scan(student, &scan).map(|scores| Case {
-                name: scan.name.clone(),
-                dice: scores.dice,
-                hd95_mm: scores.mm.map(|distances| distances.hd95),
-            });
+            let case = case(student, &scan);
             bar.step();
             found.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push((order, hospital, case));
         }
@@ -126,6 +122,13 @@ pub(crate) fn score(
         scores[hospital].push(case?);
     }
     Ok(Scores(scores))
+}
+
+fn case(student: &Student, scan: &Scan) -> Result<Case, ScoresError> {
+    let (image, truth) = scan.read()?;
+    let truth = truth.ok_or_else(|| ScoresError::Nothing(scan.image.clone()))?;
+    let scores = metrics::score(&student.segment(&image)?, &truth)?;
+    Ok(Case { name: scan.name.clone(), dice: scores.dice, hd95_mm: scores.mm.map(|distances| distances.hd95) })
 }
 
 /// Draws prediction and truth over the first held-out scan of a hospital.

@@ -162,7 +162,12 @@ impl Summary {
         writeln!(
             out,
             "{:12}  {:>11}  {:>10}  {:>15}  {:>14}  {:>20}  {:>21}",
-            "held out", "Dice before", "Dice after", "HD95 before, mm", "HD95 after, mm", "epsilon (add/remove)",
+            "held out",
+            "Dice before",
+            "Dice after",
+            "HD95 before, mm",
+            "HD95 after, mm",
+            "epsilon (add/remove)",
             "epsilon (replace one)"
         )?;
         let distance = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1}"));
@@ -190,7 +195,11 @@ impl Summary {
             "overall", self.dice.before, self.dice.after
         )?;
         if let Some(delta) = self.epsilon.values().find_map(|spent| spent.delta) {
-            writeln!(out, "\nepsilon is each patient's, at delta {delta:e}; the noise multiplier is {}.", self.noise_multiplier)?;
+            writeln!(
+                out,
+                "\nepsilon is each patient's, at delta {delta:e}; the noise multiplier is {}.",
+                self.noise_multiplier
+            )?;
         }
         let outputs = &self.outputs;
         writeln!(out, "\nmodel     {}", outputs.model.display())?;
@@ -220,7 +229,10 @@ impl ChaosReport {
             writeln!(out, "  {:6.1} s  {:12} round {}, {}{met}", kill.at_s, kill.program, kill.round, kill.moment)?;
         }
         if self.checks.hold() {
-            return writeln!(out, "  no round lost, nothing counted twice, no release charged twice, the same bytes everywhere");
+            return writeln!(
+                out,
+                "  no round lost, nothing counted twice, no release charged twice, the same bytes everywhere"
+            );
         }
         self.checks.problems.iter().try_for_each(|problem| writeln!(out, "  problem: {problem}"))
     }
@@ -266,13 +278,22 @@ mod tests {
     fn the_document_has_the_fields_of_the_contract() {
         let document: serde_json::Value = serde_json::from_str(&summary().json()).expect("JSON");
         for pointer in [
-            "/rounds", "/hospitals", "/wall_s", "/dice/before", "/dice/after", "/dice/per_site/hospital-a/before",
-            "/dice/per_site/hospital-a/after", "/epsilon/hospital-a/add_remove", "/epsilon/hospital-a/replace_one",
+            "/rounds",
+            "/hospitals",
+            "/wall_s",
+            "/dice/before",
+            "/dice/after",
+            "/dice/per_site/hospital-a/before",
+            "/dice/per_site/hospital-a/after",
+            "/epsilon/hospital-a/add_remove",
+            "/epsilon/hospital-a/replace_one",
             "/epsilon/hospital-a/delta",
         ] {
             assert!(document.pointer(pointer).is_some_and(serde_json::Value::is_number), "{pointer}");
         }
-        for pointer in ["/audit/verdict", "/outputs/model", "/outputs/journal", "/outputs/ledgers/0", "/outputs/picture"] {
+        for pointer in
+            ["/audit/verdict", "/outputs/model", "/outputs/journal", "/outputs/ledgers/0", "/outputs/picture"]
+        {
             assert!(document.pointer(pointer).is_some_and(serde_json::Value::is_string), "{pointer}");
         }
         assert!(document.get("chaos").is_none());
@@ -296,7 +317,8 @@ mod tests {
     #[test]
     fn the_table_says_what_a_person_wants_to_know() {
         let text = summary().table();
-        for part in ["hospital-a", "0.400", "0.700", "7.980", "19.100", "sound", "demo/model.safetensors", "delta 1e-5"] {
+        for part in ["hospital-a", "0.400", "0.700", "7.980", "19.100", "sound", "demo/model.safetensors", "delta 1e-5"]
+        {
             assert!(text.contains(part), "{part}: {text}");
         }
         let unsound = Summary { audit: Audit { verdict: "unsound".into(), ..summary().audit }, rounds: 9, ..summary() };

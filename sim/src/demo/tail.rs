@@ -101,7 +101,8 @@ mod tests {
         // A crash tore the last line; the next start cut it off and wrote another one.
         std::fs::write(&path, "{\"event\":1,\"sig\":\"x\"}\n{\"event\":2}\n{\"event\":3}\n").expect("written");
         assert_eq!(tail.news().expect("one"), [3]);
-        std::fs::write(&path, "{\"event\":1,\"sig\":\"x\"}\n{\"event\":2}\n{\"event\":3}\nnonsense\n").expect("written");
+        std::fs::write(&path, "{\"event\":1,\"sig\":\"x\"}\n{\"event\":2}\n{\"event\":3}\nnonsense\n")
+            .expect("written");
         assert!(tail.news().is_err());
     }
 }

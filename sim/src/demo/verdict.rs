@@ -29,16 +29,16 @@ pub enum VerdictError {
 
 /// What the auditor found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     /// `sound` or `unsound`.
-    pub verdict: String,
+    pub(crate) verdict: String,
     /// What is wrong.
-    pub findings: Vec<serde_json::Value>,
+    pub(crate) findings: Vec<serde_json::Value>,
     /// What each site has spent, by its name.
-    pub epsilon: BTreeMap<String, Spent>,
+    pub(crate) epsilon: BTreeMap<String, Spent>,
     /// How many models were computed again from their updates, bit for bit.
     #[serde(default)]
-    pub rounds_recomputed: u64,
+    pub(crate) rounds_recomputed: u64,
 }
 
 /// What a hospital has spent.
@@ -53,13 +53,6 @@ pub struct Spent {
     /// Releases that were lost in a crash, and stay spent.
     #[serde(default)]
     pub abandoned: u64,
-}
-
-impl Verdict {
-    /// Whether nothing is wrong.
-    pub fn sound(&self) -> bool {
-        self.verdict == "sound"
-    }
 }
 
 /// Runs `semisam-audit verify` on everything that the demonstration wrote.
@@ -81,7 +74,7 @@ mod tests {
             "unit":"patient","add_remove":7.98,"replace_one":19.1,"delta":1e-5,"epsilon_max":10,"releases":10,
             "abandoned":1,"refused":0}},"rounds":10,"rounds_recomputed":10,"journal_records":60,"ledgers":3}"#;
         let verdict: Verdict = serde_json::from_str(text).expect("read");
-        assert!(verdict.sound());
+        assert_eq!(verdict.verdict, "sound");
         assert_eq!(verdict.epsilon["hospital-a"].replace_one, Some(19.1));
         assert_eq!((verdict.epsilon["hospital-a"].abandoned, verdict.rounds_recomputed), (1, 10));
     }

@@ -256,7 +256,8 @@ fn other_receipts(logs: &Logs, name: &str, ledger: &[LedgerEvent]) -> Vec<String
         })
         .collect();
     let foreign = kept.iter().filter(|receipt| !ours.contains(receipt));
-    let foreign = foreign.map(|receipt| format!("{name}, round {}: the receipt differs from the journal", receipt.round));
+    let foreign =
+        foreign.map(|receipt| format!("{name}, round {}: the receipt differs from the journal", receipt.round));
     let mut problems: Vec<String> = foreign.collect();
     // Who is killed just before the last receipt asks for it again before it ends, so none may be missing.
     if kept.len() != ours.len() {

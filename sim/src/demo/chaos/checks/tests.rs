@@ -1,11 +1,6 @@
 //! Each kind of damage is found, and nothing else is.
 
-use semisam_shared::{
-    chain::Head,
-    decimal::Decimal,
-    ledger::Reserve,
-    signing::SigningKey,
-};
+use semisam_shared::{chain::Head, decimal::Decimal, ledger::Reserve, signing::SigningKey};
 
 use super::*;
 
@@ -63,13 +58,11 @@ fn sound() -> Logs {
         Event::RoundOpened { round: RoundNumber(round), model: Digest::ZERO, deadline }
     };
     let accepted = |round| Event::UpdateAccepted { receipt: receipt(round) };
-    let journal =
-        vec![opened(1), accepted(1), closed(1, &[SITE]), opened(2), accepted(2), closed(2, &[SITE])];
+    let journal = vec![opened(1), accepted(1), closed(1, &[SITE]), opened(2), accepted(2), closed(2, &[SITE])];
     let key = PublicKey([0; 32]);
     let genesis = LedgerEvent::Genesis { site: SITE, name: "hospital-a".into(), key, cohort: String::new() };
-    let ledger = vec![
-        genesis, reserve(1), commit(1), acked(1), reserve(2), abandoned(), reserve(2), commit(2), acked(2),
-    ];
+    let ledger =
+        vec![genesis, reserve(1), commit(1), acked(1), reserve(2), abandoned(), reserve(2), commit(2), acked(2)];
     Logs { rounds: 2, journal, ledgers: vec![("hospital-a".into(), ledger)] }
 }
 

@@ -203,8 +203,9 @@ mod tests {
         let error = |text: &str, basis| complete(text, basis).expect_err("refused");
         assert!(error(SAMPLE, None).contains("--basis"));
         assert!(error(&SAMPLE.replace("\"basis\"", "\"all\""), Some(&basis)).contains("--basis"));
-        assert!(error(SAMPLE, Some(&weights(BASIS, &[2, 4]))).contains("[2, 5]"));
-        assert!(error(SAMPLE, Some(&weights("nose", &[2, 5]))).contains("`basis`"));
+        let (narrow, unnamed) = (weights(BASIS, &[2, 4]), weights("nose", &[2, 5]));
+        assert!(error(SAMPLE, Some(&narrow)).contains("[2, 5]"));
+        assert!(error(SAMPLE, Some(&unnamed)).contains("`basis`"));
         assert!(error(&SAMPLE.replace("rounds = 10", "rounds = 0"), Some(&basis)).contains("`rounds`"));
         assert!(error(&SAMPLE.replace("rounds = 10\n", ""), Some(&basis)).contains("missing field `rounds`"));
         assert!(error(&SAMPLE.replace("quorum", "quorom"), Some(&basis)).contains("unknown field `quorom`"));

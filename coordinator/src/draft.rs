@@ -211,7 +211,8 @@ mod tests {
         assert!(error(&SAMPLE.replace("quorum", "quorom"), Some(&basis)).contains("unknown field `quorom`"));
         let written = SAMPLE.replace("rounds = 10", &format!("rounds = 10\ninitial_model = \"{}\"", Digest::ZERO));
         assert!(error(&written, Some(&basis)).contains("leave it out"));
-        let right = SAMPLE.replace("classes = 2", &format!("classes = 2\narchitecture = \"{}\"", weights("w", &[5]).architecture()));
+        let right = SAMPLE
+            .replace("classes = 2", &format!("classes = 2\narchitecture = \"{}\"", weights("w", &[5]).architecture()));
         assert!(complete(&right, Some(&basis)).is_ok());
         let bad = SAMPLE.replace("\"basis\"", "\"tensors\"\nnames = [\"nose\"]");
         assert!(error(&bad, None).contains("`nose`"));

@@ -4,7 +4,7 @@
 //! for one decision and its fsync, never for a transfer or a fold. Needs a multi-threaded runtime.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, RwLock},
@@ -189,6 +189,3 @@ enum Heard {
     /// The site's connection ended.
     Gone,
 }
-
-/// How often each site was told what, for the farewell.
-type Told = HashMap<SiteId, farewell::Known>;

@@ -201,7 +201,8 @@ impl Rig {
     fn masks(&self) -> Vec<u32> {
         let mut before = vec![0.0_f32; COORDINATES as usize];
         let federation = self.driver.federation();
-        let read = |digest| Weights::from_safetensors(&self.driver.store().get(digest).expect("stored")).expect("model");
+        let read =
+            |digest| Weights::from_safetensors(&self.driver.store().get(digest).expect("stored")).expect("model");
         let mut masks = Vec::new();
         for closed in &federation.closed {
             let after = read(closed.model).to_flat();

@@ -38,7 +38,9 @@ pub(super) async fn run(shared: Arc<Shared>) {
         let (due, now) = shared.with(|driver, now| (driver.due(now), now)).await;
         let outcome = match due {
             Due::Nothing(until) => Ok(Some(until)),
-            Due::Tick => shared.with(|driver, now| driver.tick(now).map_err(|error| error.to_string())).await.map(|()| None),
+            Due::Tick => {
+                shared.with(|driver, now| driver.tick(now).map_err(|error| error.to_string())).await.map(|()| None)
+            }
             Due::Fold => fold(&shared).await.map(|()| None),
         };
         let pause = match outcome {

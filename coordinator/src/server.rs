@@ -84,7 +84,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// Runs `act` with the driver, on a thread that may block.
+    /// Runs `act` with the driver, on a thread that may block. If it wrote anything, what is due is looked at again.
     async fn with<T: Send + 'static>(
         self: &Arc<Self>,
         act: impl FnOnce(&mut Driver, UnixMillis) -> T + Send + 'static,
@@ -92,7 +92,12 @@ impl Shared {
         let shared = self.clone();
         let task = tokio::task::spawn_blocking(move || {
             let mut driver = shared.driver.lock().expect("no holder of the driver panicked");
-            act(&mut driver, shared.time.now())
+            let before = driver.records();
+            let outcome = act(&mut driver, shared.time.now());
+            if driver.records() != before {
+                shared.changed.notify_one();
+            }
+            outcome
         });
         task.await.expect("the driver does not panic")
     }

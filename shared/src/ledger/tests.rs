@@ -232,7 +232,8 @@ fn every_figure_of_a_reservation_is_held() {
     let book = Book::opened(10.0, example());
     let good = book.ledger.reservation(book.query(1)).expect("within budget");
     let less = |value: Decimal| number(value.get() * 0.999);
-    let lies: [(&str, fn(&mut Reserve)); 5] = [
+    type Lie = fn(&mut Reserve);
+    let lies: [(&str, Lie); 5] = [
         ("mechanism", |r| r.mechanism = "Laplace".into()),
         ("sensitivity", |r| r.sensitivity -= 1),
         ("sigma", |r| r.sigma *= 2),

@@ -1,6 +1,6 @@
 //! semisam-node: the hospital's program. In reading order:
 //!
-//! * [`cli`]: commands and what they print
+//! * [`cli`], [`config`], [`site_folder`]: commands, settings, and what a site keeps on disk
 //! * [`data`]: scans, from files to normalised volumes
 //! * [`model`], [`train`], [`device`]: the student, how it learns, where it runs
 //! * [`privacy`]: the only door through which a weight leaves
@@ -8,9 +8,11 @@
 
 pub mod cli;
 pub mod client;
+pub mod config;
 pub mod data;
 pub mod device;
 pub mod model;
 pub mod participant;
 pub mod privacy;
+pub mod site_folder;
 pub mod train;

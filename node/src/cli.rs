@@ -8,6 +8,7 @@ use std::{
     fmt,
     io::{self, IsTerminal, Write},
     path::PathBuf,
+    sync::atomic::Ordering,
 };
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -16,14 +17,23 @@ use tracing_subscriber::EnvFilter;
 
 pub mod approve;
 pub mod budget;
+pub mod data;
 pub mod enroll;
+pub mod evaluate;
 pub mod init;
 pub mod ledger;
 mod outcome;
 pub mod policy;
+pub mod predict;
+pub mod run;
+mod signals;
 pub mod status;
+pub mod student;
+pub mod train;
+mod viewing;
 
 pub use outcome::{Exit, Failure};
+pub use viewing::{Viewing, print, resolve};
 
 /// A hospital's node: trains on scans that never leave, and releases clipped, noised, paid-for updates only.
 #[derive(Debug, Parser)]
@@ -53,6 +63,21 @@ enum Command {
     /// Check the ledger
     #[command(subcommand)]
     Ledger(ledger::Ledger),
+    /// Take part in the federation until all its rounds are done
+    Run(run::Run),
+    /// Check, convert or synthesise scans
+    #[command(subcommand)]
+    Data(data::DataCommand),
+    /// Compare two segmentations
+    Metrics(data::MetricsArgs),
+    /// Train a student on local scans, without a federation
+    Train(train::TrainArgs),
+    /// Score a student on labelled scans
+    Evaluate(evaluate::EvaluateArgs),
+    /// Segment a scan
+    Predict(predict::PredictArgs),
+    /// Check imported weights against the original implementation
+    Student(student::StudentArgs),
 }
 
 impl Command {
@@ -64,8 +89,30 @@ impl Command {
             Command::Budget(command) => command.run(rim),
             Command::Status(command) => command.run(rim),
             Command::Ledger(command) => command.run(rim),
+            Command::Run(command) => command.run(rim),
+            Command::Data(command) => finished(data::run_data(&command, rim.format, rim.out)?),
+            Command::Metrics(command) => finished(data::run_metrics(&command, rim.format, rim.out)?),
+            Command::Train(command) => train_until_stopped(&command, rim),
+            Command::Evaluate(command) => done(evaluate::run(&command, rim.format, rim.out)?),
+            Command::Predict(command) => done(predict::run(&command, rim.format, rim.out)?),
+            Command::Student(command) => done(student::run(&command, rim.format, rim.out)?),
         }
     }
+}
+
+fn done((): ()) -> Result<Exit, Failure> {
+    Ok(Exit::Done)
+}
+
+fn finished(code: u8) -> Result<Exit, Failure> {
+    Ok(if code == 0 { Exit::Done } else { Exit::Failed })
+}
+
+/// Local training stops cleanly on Ctrl-C and goes on at the next start.
+fn train_until_stopped(args: &train::TrainArgs, rim: &mut Rim<'_>) -> Result<Exit, Failure> {
+    let stop = signals::flag()?;
+    train::run(args, rim.format, rim.out, &stop)?;
+    Ok(if stop.load(Ordering::Relaxed) { Exit::TryAgain } else { Exit::Done })
 }
 
 /// Where the site's folder is.
@@ -77,9 +124,10 @@ pub struct Dir {
 }
 
 /// How results are printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people.
+    #[default]
     Text,
     /// For programs.
     Json,

@@ -99,6 +99,9 @@ fn plan(model: &Weights, release: ReleaseSpace) -> Plan {
             momentum: number(0.9),
             consistency_weight: number(0.1),
             pseudo_label_threshold: number(0.9),
+            weight_decay: number(1e-4),
+            noise: number(0.1),
+            augment: false,
         },
         privacy: Privacy {
             unit: Unit::Patient,

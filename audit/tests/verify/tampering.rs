@@ -66,10 +66,10 @@ fn expect_cuts_found(folder: &Folder, file: &str, harmless: usize) {
         assert_eq!(sound, length >= good.len() - harmless, "`{file}` cut to {length} of {} lines", good.len());
     }
     let whole = good.concat();
-    for cut in 1..=good.last().expect("lines").len() {
+    let last = good.last().expect("lines").len();
+    for cut in (1..last).step_by(23).chain([2, last - 1, last]) {
         fs::write(folder.path(file), &whole[..whole.len() - cut]).expect("written");
-        let at_a_line = cut == good.last().expect("lines").len();
-        assert_eq!(folder.verify().is_sound(), at_a_line && harmless > 0, "`{file}` without its last {cut} bytes");
+        assert_eq!(folder.verify().is_sound(), cut == last && harmless > 0, "`{file}` without its last {cut} bytes");
     }
     folder.write_lines(file, &good);
 }

@@ -1,9 +1,18 @@
-//! semisam-node: the hospital's program. In reading order: [`cli`], [`site_folder`], [`config`], [`data`], [`privacy`],
-//! [`client`].
+//! semisam-node: the hospital's program. In reading order:
+//!
+//! * [`cli`], [`config`], [`site_folder`]: what people type and write, and where a site keeps its things
+//! * [`data`]: scans, from files to normalised volumes
+//! * [`model`], [`train`], [`device`]: the student, how it learns, where it runs
+//! * [`privacy`]: the only door through which a weight leaves
+//! * [`client`], [`participant`]: the wire, and a site's part in a federation
 
 pub mod cli;
 pub mod client;
 pub mod config;
 pub mod data;
+pub mod device;
+pub mod model;
+pub mod participant;
 pub mod privacy;
 pub mod site_folder;
+pub mod train;

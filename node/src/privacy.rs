@@ -13,4 +13,4 @@ pub use book::Book;
 pub use release::Release;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -8,10 +8,18 @@ use std::{
 
 use quinn::crypto::rustls::QuicClientConfig;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 use super::{CLOSE_DONE, Exchange, HANDSHAKE, STALL, TransportError, transport_config};
 use crate::tls::{ClientTls, Identity, Refusal, TlsError, TlsFiles};
+
+/// The head start of each address of a host: where IPv6 is broken, IPv4 must not wait for a time-out.
+const STAGGER: Duration = Duration::from_millis(250);
+/// So many addresses of a host are tried.
+const MAX_ADDRESSES: usize = 8;
 
 /// What a node dials with.
 pub struct Dialer {
@@ -48,7 +56,8 @@ impl Dialer {
         self.tls.identity()
     }
 
-    /// Connects to `address` (`host:port`), whose certificate must be for `server_name`. All addresses of the host are tried in turn.
+    /// Connects to `address` (`host:port`), whose certificate must be for `server_name`. All addresses of the host are tried,
+    /// each a little after the one before it (RFC 8305), and the first that answers decides.
     /// When this returns, both sides have accepted each other.
     ///
     /// # Errors
@@ -59,15 +68,33 @@ impl Dialer {
             .await
             .map_err(|_| lookup("no answer in time".to_owned()))?
             .map_err(|e| lookup(e.to_string()))?;
-        let mut failure = lookup("it has no address that this machine can reach".to_owned());
-        for server in found {
-            let Some(socket) = self.socket(server) else { continue };
+        let none = lookup("it has no address that this machine can reach".to_owned());
+        self.race(found.take(MAX_ADDRESSES), server_name, none).await
+    }
+
+    /// The first of `servers` that accepts or refuses decides; `failure` if there are none.
+    pub(super) async fn race(
+        &self,
+        servers: impl Iterator<Item = SocketAddr>,
+        server_name: &str,
+        mut failure: TransportError,
+    ) -> Result<Connection, TransportError> {
+        let mut attempts = JoinSet::new();
+        for (server, socket) in servers.filter_map(|server| Some((server, self.socket(server)?.clone()))) {
             let (config, refusal) = self.quic_config()?;
-            match timeout(HANDSHAKE, establish(socket, config, server, server_name, &refusal)).await {
-                Ok(Ok(inner)) => return Ok(Connection { inner, server }),
+            let (name, delay) = (server_name.to_owned(), STAGGER * u32::try_from(attempts.len()).unwrap_or(u32::MAX));
+            attempts.spawn(async move {
+                sleep(delay).await;
+                let attempt = establish(&socket, config, server, &name, &refusal);
+                let outcome = timeout(HANDSHAKE, attempt).await.unwrap_or(Err(TransportError::NoAnswer(server)));
+                outcome.map(|inner| Connection { inner, server })
+            });
+        }
+        while let Some(outcome) = attempts.join_next().await {
+            match outcome {
                 Ok(Err(error @ (TransportError::NoAnswer(_) | TransportError::Lost(_)))) => failure = error,
-                Ok(Err(error)) => return Err(error), // another address has the same certificates
-                Err(_) => failure = TransportError::NoAnswer(server),
+                Ok(decided) => return decided, // another address has the same certificates
+                Err(stopped) => failure = TransportError::Lost(stopped.to_string()),
             }
         }
         Err(failure)

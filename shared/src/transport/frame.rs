@@ -47,7 +47,6 @@ impl Exchange {
     /// # Errors
     /// If it is larger than a frame, or the peer does not take it.
     pub async fn send<T: Serialize>(&mut self, message: &T) -> Result<(), TransportError> {
-        self.allowed()?;
         let message = codec::encode(message)?;
         let length = u32::try_from(message.len()).expect("a message fits into a frame");
         self.write([&length.to_le_bytes()[..], &message].concat(), "sending a message").await
@@ -58,7 +57,6 @@ impl Exchange {
     /// # Errors
     /// If there is none, it is too large, or it is not of this type.
     pub async fn receive<T: DeserializeOwned>(&mut self) -> Result<T, TransportError> {
-        self.allowed()?;
         let mut length = [0; 4];
         self.read(&mut length, "receiving a message").await?;
         let length = u32::from_le_bytes(length);
@@ -96,13 +94,9 @@ impl Exchange {
         }
     }
 
-    /// Whether the site may still talk.
-    pub(super) fn allowed(&self) -> Result<(), TransportError> {
-        self.guard.as_ref().map_or(Ok(()), Guard::check)
-    }
-
     /// Sends all bytes; each piece must be taken in time, not the whole.
     pub(super) async fn write(&mut self, bytes: Vec<u8>, doing: &'static str) -> Result<(), TransportError> {
+        self.allowed()?;
         let mut left = bytes.len();
         let mut rest = [bytes.into()];
         while left > 0 {
@@ -126,7 +120,12 @@ impl Exchange {
                 None => return Err(TransportError::Early { doing, have: have as u64, want: buffer.len() as u64 }),
             }
         }
-        Ok(())
+        self.allowed() // now, not when the wait began
+    }
+
+    /// Whether the site may still talk.
+    fn allowed(&self) -> Result<(), TransportError> {
+        self.guard.as_ref().map_or(Ok(()), Guard::check)
     }
 
     async fn read_some(&mut self, buffer: &mut [u8], doing: &'static str) -> Result<Option<usize>, TransportError> {

@@ -6,7 +6,7 @@ use quinn::crypto::rustls::QuicClientConfig;
 use tokio::net::UdpSocket;
 
 use super::*;
-use crate::{issue::Role, tls::tests::consortium::logged};
+use crate::{issue::Role, tls::tests::consortium::logged, transport::chunks::ChunkHeader};
 
 /// What a dial that must fail said.
 async fn refusal(server: &Server, files: &TlsFiles) -> String {
@@ -38,6 +38,19 @@ async fn the_server_knows_who_asks() {
     let port = server.address.port();
     let connection = dialer.connect(&format!("localhost:{port}"), "localhost").await.unwrap();
     assert_eq!(echo(&connection, "hello").await.unwrap(), expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_does_not_answer_delays_the_next_by_little() {
+    let consortium = Consortium::new("Consortium");
+    let server = Server::plain(&consortium);
+    let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let dialer = Dialer::new(&consortium.site("hospital-two-addresses").0, None).unwrap();
+    let addresses = [silent.local_addr().unwrap(), server.address];
+    let race = dialer.race(addresses.into_iter(), "localhost", TransportError::Closed);
+    let connection = tokio::time::timeout(Duration::from_secs(5), race).await.unwrap().unwrap();
+    assert_eq!(connection.server(), server.address);
+    echo(&connection, "hello").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -149,10 +162,19 @@ async fn revocation_ends_live_connections_and_refuses_new_ones() {
     let good = server.dial(&consortium.site("hospital-kept").0).await.unwrap();
     let connection = server.dial(&files).await.unwrap();
     let mut open = connection.open().await.unwrap();
-    open.send(&Ask::Get { file: "authority.crt".to_owned(), from: 0 }).await.unwrap();
-    open.receive::<Answer>().await.unwrap();
+    open.send(&Ask::Put { file: "cut".to_owned(), from: 0, total: 20 }).await.unwrap();
+    let half = |offset| [ChunkHeader { offset, length: 10 }.to_bytes().to_vec(), vec![7; 10]].concat();
+    open.write(half(0), "writing").await.unwrap();
+    while std::fs::metadata(consortium.path("cut")).is_err() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 
     set.lock().unwrap().insert(site);
+    open.write(half(10), "writing").await.unwrap();
+    let error = open.receive::<Answer>().await.unwrap_err();
+    assert!(error.to_string().contains("revoked"), "a request in progress ends: {error}");
+    let length = std::fs::metadata(consortium.path("cut")).unwrap().len();
+    assert!(length <= 10, "the second half was not taken: {length}");
     let error = echo(&connection, "me again").await.unwrap_err();
     assert!(error.to_string().contains("revoked"), "{error}");
     assert!(refusal(&server, &files).await.contains("revoked"));

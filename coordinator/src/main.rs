@@ -1,2 +1,5 @@
 //! semisam-coordinator
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    semisam_coordinator::cli::main(std::env::args_os()).into()
+}

@@ -1,6 +1,6 @@
 //! semisam-node: the hospital's program. In reading order:
 //!
-//! * [`cli`], [`config`], [`site_folder`]: what people type and write, and where a site keeps its things
+//! * [`cli`], [`config`], [`site_folder`]: commands, settings, and what a site keeps on disk
 //! * [`data`]: scans, from files to normalised volumes
 //! * [`model`], [`train`], [`device`]: the student, how it learns, where it runs
 //! * [`privacy`]: the only door through which a weight leaves

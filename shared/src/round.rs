@@ -372,7 +372,13 @@ impl Federation {
                 self.members.insert(*site, member);
             }
             Event::SiteReturned { site } => self.set_presence(*site, Presence::Active),
-            Event::SiteRevoked { site } => self.set_presence(*site, Presence::Revoked),
+            Event::SiteRevoked { site } => {
+                self.set_presence(*site, Presence::Revoked);
+                // Sums are exact, so nothing of an excluded site stays in a round that is still open.
+                if let Some(open) = &mut self.open {
+                    open.accepted.remove(site);
+                }
+            }
             Event::RoundOpened { round, model, deadline } => {
                 let (round, model, deadline) = (*round, *model, *deadline);
                 self.open = Some(OpenRound { round, model, deadline, accepted: BTreeMap::new() });

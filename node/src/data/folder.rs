@@ -1,8 +1,9 @@
 //! A hospital's folder of scans: which file is an image, which label belongs to it, and which patient it shows.
 //!
-//! Three layouts are read: the plain one (`images/`, `labels/`), nnU-Net raw (`imagesTr/`, `labelsTr/`, `imagesTs/`) and simple BIDS. The patient is the unit of privacy:
-//! `patients.csv` says who a scan shows; in BIDS the subject does; otherwise every scan counts as a patient of its own. Whatever is
-//! ambiguous is an error that says what to do, and nothing is left out silently.
+//! Three layouts are read: the plain one (`images/`, `labels/`), nnU-Net raw (`imagesTr/`, `labelsTr/`, `imagesTs/`)
+//! and simple BIDS. The patient is the unit of privacy: `patients.csv` says who a scan shows; in BIDS the subject does;
+//! otherwise every scan counts as a patient of its own. Whatever is ambiguous is an error that says what to do, and
+//! nothing is left out silently.
 
 mod layout;
 mod patients;
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-pub use self::layout::{Entry, Listing};
+pub use self::layout::{Entry, Listing, flat_files};
 
 use crate::data::grid::{Grid, GridMismatch};
 use crate::data::nifti::{self, NiftiError};
@@ -179,7 +180,7 @@ impl Cohort {
                 return Err(FolderError::Duplicate { first, second: label.path.clone() });
             }
         }
-        let table = patients::read(root, |name| scans.contains_key(name))?;
+        let table = listing.patients(root)?;
         let mut patients: BTreeMap<String, Vec<Scan>> = BTreeMap::new();
         for (name, (scan, subject)) in scans {
             let id = match table.get(&name) {

@@ -4,7 +4,8 @@ use thiserror::Error;
 
 use crate::data::volume::Volume;
 
-/// How far, in voxels, corners of equal grids may lie apart: headers hold single precision, and tools round differently.
+/// How far, in voxels, corners of equal grids may lie apart: headers hold single precision, and tools round
+/// differently.
 const SLACK_VOXELS: f64 = 0.01;
 
 /// Extents and place of a RAS+ volume, without its voxels.

@@ -1,9 +1,10 @@
 //! How well a prediction agrees with the truth: overlap, and distances between surfaces.
 //!
-//! Definitions are MedPy's, which the literature uses, with three choices made plain: HD95 pools the distances of both directions before the percentile,
-//! ASD is one-sided (from the prediction to the truth) with its reverse and the pooled symmetric mean beside it, and distances come
-//! both in voxels, as the literature has them, and in millimetres. Two empty masks agree (Dice 1, distances 0); against one empty mask
-//! overlap is 0 and distances do not exist. Reference: MedPy `metric.binary`; spec section 8.
+//! Definitions are MedPy's, which the literature uses, with three choices made plain: HD95 pools the distances of both
+//! directions before the percentile, ASD is one-sided (from the prediction to the truth) with its reverse and the
+//! pooled symmetric mean beside it, and distances come both in voxels, as the literature has them, and in millimetres.
+//! Two empty masks agree (Dice 1, distances 0); against one empty mask overlap is 0 and distances do not exist.
+//! Reference: MedPy `metric.binary`; spec section 8.
 
 mod edt;
 #[cfg(test)]
@@ -147,7 +148,8 @@ fn crop(labels: &LabelMap, bounds: [(usize, usize); 3], inside: impl Fn(u8) -> b
     Volume { shape: bounds.map(|(low, high)| high - low), affine: labels.affine, values }
 }
 
-/// Voxels of a mask with a face neighbour outside it; beyond the volume is outside. The crop holds the whole mask, so that its border
+/// Voxels of a mask with a face neighbour outside it; beyond the volume is outside. The crop holds the whole mask, so
+/// that its border
 /// voxels are surface in the volume too.
 fn surface(mask: &Volume<bool>) -> Volume<bool> {
     let [nx, ny, nz] = mask.shape;

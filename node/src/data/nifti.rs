@@ -1,9 +1,10 @@
 //! Scans on disk: a checked NIfTI reader, and a writer.
 //!
-//! Whatever is read is brought to the closest canonical axes (RAS+) as `nibabel.as_closest_canonical` does, with slope and intercept
-//! applied. Bad files are errors that name the file and say what to do, raised before any large allocation: the header is checked
-//! first, then whether the file can hold what the header promises, and buffers grow with what was really read. Voxels that are NaN or infinite are refused, not
-//! replaced: only the hospital knows what they should be. Reference: nifti1.h, nifti2.h.
+//! Whatever is read is brought to the closest canonical axes (RAS+) as `nibabel.as_closest_canonical` does, with slope
+//! and intercept applied. Bad files are errors that name the file and say what to do, raised before any large
+//! allocation: the header is checked first, then whether the file can hold what the header promises, and buffers grow
+//! with what was really read. Voxels that are NaN or infinite are refused, not replaced: only the hospital knows what
+//! they should be. Reference: nifti1.h, nifti2.h.
 
 mod geometry;
 mod header;

@@ -1,7 +1,8 @@
 //! Intensities of one scan on a common scale, from that scan alone: nothing crosses patients.
 //!
-//! Intensities are clamped to the scan's own 0.5th and 99.5th percentile, so that a few hot voxels do not decide, and then shifted and scaled to mean 0 and standard
-//! deviation 1. A scan whose clamped intensities are all equal is scaled by its plain deviation, and a constant scan becomes zeros: the result is always finite.
+//! Intensities are clamped to the scan's own 0.5th and 99.5th percentile, so that a few hot voxels do not decide, and
+//! then shifted and scaled to mean 0 and standard deviation 1. A scan whose clamped intensities are all equal is scaled
+//! by its plain deviation, and a constant scan becomes zeros: the result is always finite.
 
 use crate::data::volume::Image;
 

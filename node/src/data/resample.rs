@@ -1,10 +1,11 @@
 //! Scans at another spacing, and predictions back at the scan's own.
 //!
-//! Grids share their axes, so resampling is one weighted sum per axis. Alignment is half-pixel (`align_corners = false`) about the centre: the centres of
-//! the old and the new volume are the same point in the scanner's space, every new voxel is sampled where its affine says it is, and the outermost voxels reach to
-//! infinity. Images are interpolated trilinearly; where the new spacing is coarser by a factor f, the interpolated image is averaged over a box of
-//! sqrt(f^2 - 1) old voxels, so that noise and thin structures do not alias (an average over the new voxel for large f, nothing for f = 1; linear
-//! functions are kept exactly). Labels take the nearest voxel.
+//! Grids share their axes, so resampling is one weighted sum per axis. Alignment is half-pixel (`align_corners =
+//! false`) about the centre: the centres of the old and the new volume are the same point in the scanner's space, every
+//! new voxel is sampled where its affine says it is, and the outermost voxels reach to infinity. Images are
+//! interpolated trilinearly; where the new spacing is coarser by a factor f, the interpolated image is averaged over a
+//! box of sqrt(f^2 - 1) old voxels, so that noise and thin structures do not alias (an average over the new voxel for
+//! large f, nothing for f = 1; linear functions are kept exactly). Labels take the nearest voxel.
 
 use rayon::prelude::*;
 use thiserror::Error;
@@ -93,7 +94,8 @@ pub fn labels_onto(labels: &LabelMap, grid: &Grid) -> Result<LabelMap, ResampleE
     Ok(Volume { shape: grid.shape, affine: grid.affine, values })
 }
 
-/// The likeliest class of each voxel of `grid`, from one probability map per class (class 0 first) on a coarser or finer grid. Equals go to the lower class.
+/// The likeliest class of each voxel of `grid`, from one probability map per class (class 0 first) on a coarser or
+/// finer grid. Equals go to the lower class.
 pub fn classes_onto(probabilities: &[Image], grid: &Grid) -> Result<LabelMap, ResampleError> {
     if probabilities.is_empty() || probabilities.len() > 256 {
         return Err(ResampleError::Classes);

@@ -5,9 +5,10 @@
 //! * BIDS: `sub-X[/ses-Y]/FOLDER/IMAGE.nii.gz`, labels beside the image or anywhere under `derivatives/`, named
 //!   `IMAGE_SOMETHING.nii.gz` (`sub-1_T1w_dseg`) or after the image without its last part (`sub-1_dseg`)
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::FolderError;
+use super::{FolderError, patients};
 
 /// How deep a BIDS dataset is searched.
 const BIDS_DEPTH: usize = 6;
@@ -44,7 +45,7 @@ impl Listing {
             return Err(FolderError::Missing(root.to_owned()));
         }
         if root.join("images").is_dir() {
-            let images = files(&root.join("images"))?;
+            let images = flat_files(&root.join("images"))?;
             let labels = files_where_present(&root.join("labels"))?;
             return Ok(Self { images_folder: root.join("images"), images, labels, bids: false });
         }
@@ -90,6 +91,11 @@ impl Listing {
         Ok(Self { images_folder: root.to_owned(), images, labels, bids: true })
     }
 
+    /// The patient of each scan that `patients.csv` lists; empty where there is no such file.
+    pub fn patients(&self, root: &Path) -> Result<BTreeMap<String, String>, FolderError> {
+        patients::read(root, |name| self.images.iter().any(|image| image.name == name))
+    }
+
     /// Name of the image that a label belongs to; the label's own name where there is none.
     pub fn image_of(&self, label: &Entry) -> Result<String, FolderError> {
         if !self.bids {
@@ -125,7 +131,7 @@ pub(super) fn stem(name: &str) -> Option<&str> {
 }
 
 /// NIfTI files directly in a folder, by path. Hidden files are not scans.
-pub(super) fn files(folder: &Path) -> Result<Vec<Entry>, FolderError> {
+pub fn flat_files(folder: &Path) -> Result<Vec<Entry>, FolderError> {
     let entry = |path: PathBuf| {
         let name = stem(path.file_name()?.to_str()?)?.to_owned();
         (!name.starts_with('.') && !path.is_dir()).then_some(Entry { name, path, subject: None })
@@ -134,11 +140,11 @@ pub(super) fn files(folder: &Path) -> Result<Vec<Entry>, FolderError> {
 }
 
 fn files_where_present(folder: &Path) -> Result<Vec<Entry>, FolderError> {
-    if folder.is_dir() { files(folder) } else { Ok(Vec::new()) }
+    if folder.is_dir() { flat_files(folder) } else { Ok(Vec::new()) }
 }
 
 fn files_below(folder: &Path, depth: usize) -> Result<Vec<Entry>, FolderError> {
-    let mut entries = files(folder)?;
+    let mut entries = flat_files(folder)?;
     if depth > 0 {
         for folder in folders(folder)? {
             entries.extend(files_below(&folder, depth - 1)?);

@@ -1,4 +1,5 @@
-//! `patients.csv`: which patient each scan shows. Two columns with the header `name,patient`; scans that it does not list stay patients of their own.
+//! `patients.csv`: which patient each scan shows. Two columns with the header `name,patient`; scans that it does not
+//! list stay patients of their own.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,13 +1,14 @@
 //! Exact Euclidean distances from the voxels of one set to the nearest voxel of another, honouring the spacing.
 //!
-//! Separable: squared distances along z by two sweeps, then lower envelopes of parabolas along y and x (Felzenszwalb and Huttenlocher, Theory of
-//! Computing 2012). The last axis is evaluated only where a distance is asked for.
+//! Separable: squared distances along z by two sweeps, then lower envelopes of parabolas along y and x (Felzenszwalb
+//! and Huttenlocher, Theory of Computing 2012). The last axis is evaluated only where a distance is asked for.
 
 use rayon::prelude::*;
 
 use crate::data::volume::Volume;
 
-/// Distances from each voxel of `from` (in index order) to the nearest voxel of `to`, which must have one. Both have the same shape.
+/// Distances from each voxel of `from` (in index order) to the nearest voxel of `to`, which must have one. Both have
+/// the same shape.
 pub(super) fn distances_to(to: &Volume<bool>, from: &Volume<bool>, spacing: [f64; 3]) -> Vec<f64> {
     let [nx, ny, nz] = to.shape;
     let mut squared = vec![0.0; to.values.len()];

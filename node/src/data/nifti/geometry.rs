@@ -1,8 +1,8 @@
 //! Where voxels lie: the affine of a NIfTI header, and the way to the closest canonical (RAS+) axes.
 //!
-//! The sform is used where its code is valid, else the qform, else spacing alone about the centre with x towards the left, all as
-//! nibabel does, since that is what people compare with. Axes are assigned as `nibabel.io_orientation` does:
-//! the closest rotation (polar decomposition) of the normalised affine, strongest axis first.
+//! The sform is used where its code is valid, else the qform, else spacing alone about the centre with x towards the
+//! left, all as nibabel does, since that is what people compare with. Axes are assigned as `nibabel.io_orientation`
+//! does: the closest rotation (polar decomposition) of the normalised affine, strongest axis first.
 
 use thiserror::Error;
 
@@ -13,7 +13,7 @@ pub type Affine = [[f64; 4]; 4];
 const LEAST_DETERMINANT: f64 = 1e-6;
 /// Spacing outside this range is a damaged header.
 const SPACING_MM: std::ops::RangeInclusive<f64> = 1e-6..=1e6;
-/// What single precision may do to the squared length of a quaternion.
+/// How much longer than one the square of a quaternion may be: what tools that compute in single precision leave.
 const QUATERNION_SLACK: f64 = 1e-5;
 /// Codes that the standard gives to a qform or sform in use.
 const FORM_CODES: std::ops::RangeInclusive<i64> = 1..=5;
@@ -62,6 +62,8 @@ pub(super) struct Geometry {
     /// qfac and the spacing.
     pub(super) pixdim: [f64; 4],
     pub(super) quaternion: [f64; 3],
+    /// What rounding to the file's precision may do to the squared length of a quaternion: as much is taken for none.
+    pub(super) quaternion_rounding: f64,
     pub(super) qoffset: [f64; 3],
     pub(super) srow: [[f64; 4]; 3],
     pub(super) units: u8,
@@ -100,7 +102,7 @@ impl Geometry {
         if rest < -QUATERNION_SLACK {
             return Err(GeometryProblem::Quaternion);
         }
-        let a = rest.max(0.0).sqrt();
+        let a = if rest < self.quaternion_rounding { 0.0 } else { rest.sqrt() };
         let length = a * a + b * b + c * c + d * d;
         let s = 2.0 / length;
         let rotation = [

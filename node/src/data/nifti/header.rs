@@ -1,9 +1,10 @@
 //! The header of a NIfTI file, checked before anything is allocated for its voxels.
 //!
-//! NIfTI-1 fields are split by the `nifti` crate (this is its doorkeeper file) from a fixed 348-byte buffer; that crate does not know
-//! NIfTI-2, whose 540 bytes are split here. Both become one [`RawHeader`], and one set of checks decides. Scans come from
-//! scanners, converters and strangers, so no field is believed: counts are multiplied with overflow checks and offsets are bounded.
-//! Reference: the NIfTI-1 and NIfTI-2 header definitions (nifti1.h, nifti2.h); choices where those are silent follow nibabel.
+//! NIfTI-1 fields are split by the `nifti` crate (this is its doorkeeper file) from a fixed 348-byte buffer; that crate
+//! does not know NIfTI-2, whose 540 bytes are split here. Both become one [`RawHeader`], and one set of checks decides.
+//! Scans come from scanners, converters and strangers, so no field is believed: counts are multiplied with overflow
+//! checks and offsets are bounded. Reference: the NIfTI-1 and NIfTI-2 header definitions (nifti1.h, nifti2.h); choices
+//! where those are silent follow nibabel.
 
 use thiserror::Error;
 
@@ -173,7 +174,8 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// Reads and checks a header from the first bytes of a file: [`NIFTI2_BYTES`] of them, fewer where the file ends before.
+    /// Reads and checks a header from the first bytes of a file: [`NIFTI2_BYTES`] of them, fewer where the file ends
+    /// before.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, HeaderProblem> {
         let Some(first) = bytes.first_chunk::<4>() else { return Err(HeaderProblem::Short { found: bytes.len() }) };
         let (nifti2, big_endian) = match (i32::from_le_bytes(*first), i32::from_be_bytes(*first)) {
@@ -232,6 +234,7 @@ impl RawHeader {
                 sform_code: i64::from(header.sform_code),
                 pixdim: std::array::from_fn(|i| f64::from(header.pixdim[i])),
                 quaternion: [header.quatern_b, header.quatern_c, header.quatern_d].map(f64::from),
+                quaternion_rounding: 3.0 * f64::from(f32::EPSILON),
                 qoffset: [header.quatern_x, header.quatern_y, header.quatern_z].map(f64::from),
                 srow: [header.srow_x, header.srow_y, header.srow_z].map(|row| row.map(f64::from)),
                 units: header.xyzt_units,
@@ -258,6 +261,7 @@ impl RawHeader {
                 sform_code: i64::from(at.i32(348)),
                 pixdim: std::array::from_fn(|i| at.f64(104 + 8 * i)),
                 quaternion: std::array::from_fn(|i| at.f64(352 + 8 * i)),
+                quaternion_rounding: 3.0 * f64::EPSILON,
                 qoffset: std::array::from_fn(|i| at.f64(376 + 8 * i)),
                 srow: std::array::from_fn(|row| std::array::from_fn(|i| at.f64(400 + 32 * row + 8 * i))),
                 units: (at.i32(500) & 0xff) as u8,

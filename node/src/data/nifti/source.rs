@@ -1,7 +1,7 @@
 //! The bytes of a scan, plain or gzipped, read no further than asked.
 //!
-//! Whether a file is gzipped is decided by its content. Nothing here allocates from a declared size: a plain file's length is known,
-//! a gzip stream is asked for as many bytes as are needed and the rest of it is never inflated.
+//! Whether a file is gzipped is decided by its content. Nothing here allocates from a declared size: a plain file's
+//! length is known, a gzip stream is asked for as many bytes as are needed and the rest of it is never inflated.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -80,7 +80,8 @@ impl Source {
         Ok(Self { ahead: io::Cursor::default(), stream, length: meta.len() })
     }
 
-    /// The first bytes of the file, fewer than `limit` only where it ends; reading still begins at the first byte afterwards.
+    /// The first bytes of the file, fewer than `limit` only where it ends; reading still begins at the first byte
+    /// afterwards.
     pub(super) fn start(&mut self, limit: usize) -> Result<&[u8], SourceProblem> {
         let mut bytes = Vec::with_capacity(limit);
         match self.stream.by_ref().take(limit as u64).read_to_end(&mut bytes) {
@@ -116,7 +117,8 @@ impl Source {
         self.read_exact(buffer).map_err(|error| failure(error, needed))
     }
 
-    /// Asks for one byte more: at the end of a gzip stream this checks its length and CRC; what follows the voxels is left alone.
+    /// Asks for one byte more: at the end of a gzip stream this checks its length and CRC; what follows the voxels is
+    /// left alone.
     pub(super) fn finish(mut self, needed: u64) -> Result<(), SourceProblem> {
         self.read(&mut [0]).map(|_| ()).map_err(|error| failure(error, needed))
     }

@@ -336,7 +336,7 @@ proptest! {
         let mut bytes = plain([5, 4, 3]);
         for (at, value) in edits {
             // Half of the cases keep the counts, so that the geometry is reached.
-            if !geometry || (at >= 76 && at < 344) {
+            if !geometry || (76..344).contains(&at) {
                 bytes[at] = value;
             }
         }

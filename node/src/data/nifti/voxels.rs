@@ -1,6 +1,7 @@
 //! The voxels of a NIfTI file: any integer or floating-point type, either byte order, to what the program works with.
 //!
-//! Buffers start small and grow with what was really read, so that a header cannot make the program allocate what the file does not hold.
+//! Buffers start small and grow with what was really read, so that a header cannot make the program allocate what the
+//! file does not hold.
 
 use thiserror::Error;
 

@@ -1,6 +1,7 @@
 //! Writing NIfTI-1: images as f32, labels as u8, and masks on the very grid of another file.
 //!
-//! A file appears under its name only when it is complete: it is written beside it and renamed, so that a full disk leaves no half of a scan.
+//! A file appears under its name only when it is complete: it is written beside it and renamed, so that a full disk
+//! leaves no half of a scan.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -96,7 +97,8 @@ pub fn write_labels(path: &Path, labels: &LabelMap) -> Result<(), WriteError> {
     })
 }
 
-/// Writes a label map, given on the RAS+ grid of the scan `original`, with the axes and the geometry fields that `original` itself has.
+/// Writes a label map, given on the RAS+ grid of the scan `original`, with the axes and the geometry fields that
+/// `original` itself has.
 pub fn write_labels_like(original: &Path, labels: &LabelMap, path: &Path) -> Result<(), WriteError> {
     check_count(path, labels.values.len(), labels.shape)?;
     let (_, header) = open(original)?;
@@ -131,6 +133,7 @@ fn sform_only(affine: &Affine) -> Geometry {
         sform_code: ALIGNED,
         pixdim: [1.0, x, y, z],
         quaternion: [0.0; 3],
+        quaternion_rounding: 0.0,
         qoffset: [0.0; 3],
         srow: [affine[0], affine[1], affine[2]],
         units: UNITS_MM,

@@ -230,8 +230,9 @@ mod tests {
         ] {
             assert!(message.contains(part), "{part}: {message}");
         }
-        let message = problems(NodeConfig::parse(Path::new("node.toml"), "name = \"a\nb").expect_err("no TOML"));
-        assert!(message.contains("line 1"), "{message}");
+        let message =
+            problems(NodeConfig::parse(Path::new("node.toml"), "device = \"cpu\"\nname = = 1").expect_err("no TOML"));
+        assert!(message.contains("line 2: this is not TOML"), "{message}");
     }
 
     #[test]

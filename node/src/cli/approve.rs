@@ -3,6 +3,8 @@
 //! The digest comes from the consortium over another channel, so that whoever controls the coordinator cannot put
 //! another plan in its place. The plan is told in words, with what it costs, before it is recorded.
 
+use std::time::Duration;
+
 use semisam_shared::{
     clock,
     ids::{Digest, PublicKey, UnixMillis},
@@ -18,6 +20,9 @@ use crate::{
     privacy::book::{Book, BookError},
     site_folder::SiteFolder,
 };
+
+/// How long a closed connection may take to say so.
+const HANG_UP: Duration = Duration::from_millis(50);
 
 /// A plan was not approved.
 #[derive(Debug, thiserror::Error)]
@@ -172,6 +177,10 @@ fn fetch(folder: &SiteFolder, config: &NodeConfig, book: &Book) -> Result<(Signe
     runtime.block_on(async {
         let client = Client::new(&folder.tls(), &config.coordinator, &config.server_name)?;
         let session = client.connect(book.key(), book.head()).await?;
-        Ok((session.plan().await?, session.welcome))
+        let (plan, welcome) = (session.plan().await?, session.welcome);
+        drop(session);
+        // So that the coordinator hears that we hung up, rather than waiting for us to time out.
+        tokio::time::sleep(HANG_UP).await;
+        Ok((plan, welcome))
     })
 }

@@ -108,7 +108,9 @@ impl Account {
     pub fn of(ledger: &Ledger) -> Self {
         let ceiling = ledger.policy.as_ref().map_or(0.0, |policy| policy.epsilon_max.get());
         let delta = ledger.policy.as_ref().map_or(0.0, |policy| policy.delta.get());
-        let spent = if ledger.policy.is_some() { Cost::of(ledger.spent, delta) } else { Cost::of(Rho::default(), 1.0) };
+        // Without a policy nothing can have been spent.
+        let nothing = Cost { rho: 0.0, add_remove: 0.0, replace_one: 0.0, delta };
+        let spent = if ledger.policy.is_some() { Cost::of(ledger.spent, delta) } else { nothing };
         let plans = ledger.approved.iter().map(|(digest, approval)| {
             let (digest, plan) = (*digest, &approval.plan.plan);
             let rounds_released = ledger.releases.keys().filter(|query| query.plan == digest).count();

@@ -203,14 +203,16 @@ mod tests {
         let error = |text: &str, basis| complete(text, basis).expect_err("refused");
         assert!(error(SAMPLE, None).contains("--basis"));
         assert!(error(&SAMPLE.replace("\"basis\"", "\"all\""), Some(&basis)).contains("--basis"));
-        assert!(error(SAMPLE, Some(&weights(BASIS, &[2, 4]))).contains("[2, 5]"));
-        assert!(error(SAMPLE, Some(&weights("nose", &[2, 5]))).contains("`basis`"));
+        let (narrow, unnamed) = (weights(BASIS, &[2, 4]), weights("nose", &[2, 5]));
+        assert!(error(SAMPLE, Some(&narrow)).contains("[2, 5]"));
+        assert!(error(SAMPLE, Some(&unnamed)).contains("`basis`"));
         assert!(error(&SAMPLE.replace("rounds = 10", "rounds = 0"), Some(&basis)).contains("`rounds`"));
         assert!(error(&SAMPLE.replace("rounds = 10\n", ""), Some(&basis)).contains("missing field `rounds`"));
         assert!(error(&SAMPLE.replace("quorum", "quorom"), Some(&basis)).contains("unknown field `quorom`"));
         let written = SAMPLE.replace("rounds = 10", &format!("rounds = 10\ninitial_model = \"{}\"", Digest::ZERO));
         assert!(error(&written, Some(&basis)).contains("leave it out"));
-        let right = SAMPLE.replace("classes = 2", &format!("classes = 2\narchitecture = \"{}\"", weights("w", &[5]).architecture()));
+        let right = SAMPLE
+            .replace("classes = 2", &format!("classes = 2\narchitecture = \"{}\"", weights("w", &[5]).architecture()));
         assert!(complete(&right, Some(&basis)).is_ok());
         let bad = SAMPLE.replace("\"basis\"", "\"tensors\"\nnames = [\"nose\"]");
         assert!(error(&bad, None).contains("`nose`"));

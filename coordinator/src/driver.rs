@@ -336,6 +336,11 @@ impl Driver {
         Some(End { model, active: active.map(|(site, _)| *site).collect() })
     }
 
+    /// How many records the journal has: whether anything happened.
+    pub fn records(&self) -> u64 {
+        self.journal.length()
+    }
+
     /// The latest moment in the journal: time never runs backwards from there.
     pub fn last(&self) -> UnixMillis {
         self.journal.last()

@@ -48,7 +48,9 @@ pub enum EnrolError {
     #[error("site {0} was excluded: it needs a new key (a new `semisam-node init`), and so a new ledger")]
     Revoked(SiteId),
     /// Another site has that name.
-    #[error("another site, {other}, has the name `{name}`: revoke that one first, or let the new one choose another name")]
+    #[error(
+        "another site, {other}, has the name `{name}`: revoke that one first, or let the new one choose another name"
+    )]
     NameTaken {
         /// The name.
         name: String,

@@ -19,7 +19,9 @@ use crate::store::{Store, StoreError};
 #[derive(Debug, thiserror::Error)]
 pub enum FoldingError {
     /// An update cannot be read.
-    #[error("the update of site {site} cannot be read; if no backup has it, `semisam-coordinator revoke {site}` takes it out of the round")]
+    #[error(
+        "the update of site {site} cannot be read; if no backup has it, `semisam-coordinator revoke {site}` takes it out of the round"
+    )]
     Update {
         /// Whose.
         site: SiteId,

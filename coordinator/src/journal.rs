@@ -109,6 +109,11 @@ impl Journal {
         &self.federation
     }
 
+    /// How many records there are.
+    pub fn length(&self) -> u64 {
+        self.file.head().length
+    }
+
     /// When the newest round was opened.
     pub fn opened(&self) -> Option<UnixMillis> {
         self.opened

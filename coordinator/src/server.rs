@@ -4,7 +4,7 @@
 //! for one decision and its fsync, never for a transfer or a fold. Needs a multi-threaded runtime.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, RwLock},
@@ -84,7 +84,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// Runs `act` with the driver, on a thread that may block.
+    /// Runs `act` with the driver, on a thread that may block. If it wrote anything, what is due is looked at again.
     async fn with<T: Send + 'static>(
         self: &Arc<Self>,
         act: impl FnOnce(&mut Driver, UnixMillis) -> T + Send + 'static,
@@ -92,7 +92,12 @@ impl Shared {
         let shared = self.clone();
         let task = tokio::task::spawn_blocking(move || {
             let mut driver = shared.driver.lock().expect("no holder of the driver panicked");
-            act(&mut driver, shared.time.now())
+            let before = driver.records();
+            let outcome = act(&mut driver, shared.time.now());
+            if driver.records() != before {
+                shared.changed.notify_one();
+            }
+            outcome
         });
         task.await.expect("the driver does not panic")
     }
@@ -189,6 +194,3 @@ enum Heard {
     /// The site's connection ended.
     Gone,
 }
-
-/// How often each site was told what, for the farewell.
-type Told = HashMap<SiteId, farewell::Known>;

@@ -9,12 +9,18 @@ use std::fmt;
 
 use burn::{
     backend::{Autodiff, Flex},
-    tensor::backend::AutodiffBackend,
+    tensor::{TensorData, backend::AutodiffBackend},
 };
+use burn_flex::FlexTensor;
 use serde::{Deserialize, Serialize};
 
+use crate::model::conv::{
+    direct,
+    operator::{ConvBackend, ConvGradients},
+};
+
 /// A backend that can train.
-pub trait TrainBackend: AutodiffBackend {
+pub trait TrainBackend: ConvBackend + AutodiffBackend<InnerBackend: ConvBackend> {
     /// Whether the samples of a batch are better computed one by one, each by a thread, than together.
     const PER_SAMPLE: bool;
 }
@@ -26,6 +32,47 @@ impl TrainBackend for Autodiff<Flex> {
 #[cfg(feature = "cuda")]
 impl TrainBackend for Autodiff<burn::backend::Cuda> {
     const PER_SAMPLE: bool = false;
+}
+
+#[cfg(feature = "cuda")]
+impl ConvBackend for burn::backend::Cuda {}
+
+impl ConvBackend for Flex {
+    fn conv_same(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
+        let [x, weight, bias] = [x, weight, bias].map(|tensor| tensor.to_contiguous());
+        let shape = x.layout().shape().dims::<5>();
+        let [batch, _, d, h, w] = shape;
+        let y = direct::convolve(values(&x), shape, values(&weight), values(&bias));
+        tensor(y, &[batch, values(&bias).len(), d, h, w])
+    }
+
+    fn conv_same_gradients(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        gradient: FlexTensor,
+        with_x: bool,
+    ) -> ConvGradients<Self> {
+        let [x, weight, gradient] = [x, weight, gradient].map(|tensor| tensor.to_contiguous());
+        let shape = x.layout().shape().dims::<5>();
+        let of_result = gradient.layout().shape().dims::<5>();
+        let of_x =
+            with_x.then(|| tensor(direct::input_gradient(values(&gradient), of_result, values(&weight)), &shape));
+        let (of_weight, of_bias) = direct::weight_gradient(values(&x), shape, values(&gradient));
+        ConvGradients {
+            x: of_x,
+            weight: tensor(of_weight, &weight.layout().shape().dims::<5>()),
+            bias: tensor(of_bias, &bias.layout().shape().dims::<1>()),
+        }
+    }
+}
+
+fn values(tensor: &FlexTensor) -> &[f32] {
+    tensor.as_slice().expect("weights and images are f32, and this tensor was made contiguous")
+}
+
+fn tensor(values: Vec<f32>, shape: &[usize]) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, shape.to_vec()))
 }
 
 /// A computation that is the same on every backend.

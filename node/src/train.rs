@@ -1,7 +1,7 @@
 //! Training of a student.
 //!
 //! In reading order: [`losses`] (what is minimised), [`step`] (one gradient), [`optimiser`], [`teacher`] and [`schedule`]
-//! (what is done with it), [`crops`] (what a step sees), [`patient`] (a federation's unit of work: one patient as a virtual
+//! (what is done with it), [`prepare`] and [`crops`] (what a step sees), [`patient`] (a federation's unit of work: one patient as a virtual
 //! client), [`local`] (ordinary training at one hospital), [`infer`] (from scan to mask), [`pretrain`] and [`subspace`]
 //! (what a consortium prepares from synthetic scans), [`reference`] (parity with the published implementation).
 //!
@@ -15,6 +15,7 @@ pub mod losses;
 pub mod optimiser;
 mod parallel;
 pub mod patient;
+pub mod prepare;
 pub mod pretrain;
 pub mod reference;
 pub mod schedule;

@@ -132,5 +132,7 @@ pub(super) fn revoke(arguments: &Revoke, output: &mut Output<'_>) -> Result<(), 
     }
     let member = known.federation().members.get(&site);
     let document = json!({ "site": site, "name": member.map(|member| &member.name), "revoked": true });
-    output.document(&document, || format!("site {site} is excluded; a coordinator that serves takes note within a second"))
+    output.document(&document, || {
+        format!("site {site} is excluded; a coordinator that serves takes note within a second")
+    })
 }

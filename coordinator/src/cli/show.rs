@@ -69,7 +69,11 @@ fn status_text(status: &Status) -> String {
         text += &format!("deadline  {deadline}\n");
     }
     let have = status.sites.iter().filter(|site| site.in_open_round).count();
-    text += &format!("sites     {} joined, quorum {}, {have} updates in the open round\n", status.sites.len(), status.quorum);
+    text += &format!(
+        "sites     {} joined, quorum {}, {have} updates in the open round\n",
+        status.sites.len(),
+        status.quorum
+    );
     for site in &status.sites {
         let now = if site.in_open_round { ", done in this round" } else { "" };
         // Writing to a string cannot fail.

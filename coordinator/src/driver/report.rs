@@ -96,14 +96,18 @@ pub(crate) fn happened(
         Event::DeadlineMoved { round, deadline } => {
             let have = federation.open.as_ref().map_or(0, |open| open.accepted.len());
             let quorum = federation.charter.as_ref().map_or(0, |charter| charter.plan.plan.quorum);
-            tracing::warn!(round = round.0, "round {round} has {have} of {quorum} updates: its deadline moves to {deadline}");
+            tracing::warn!(
+                round = round.0,
+                "round {round} has {have} of {quorum} updates: its deadline moves to {deadline}"
+            );
         }
         Event::RoundClosed { round, contributors, model, .. } => {
             let seconds = opened.map_or(0, |at| now.0.saturating_sub(at.0) / 1000);
             let members = federation.members.values().filter(|member| member.presence != Presence::Revoked).count();
             let away = federation.members.values().filter(|member| member.presence == Presence::Away);
             let away: Vec<&str> = away.map(|member| member.name.as_str()).collect();
-            tracing::info!(round = round.0, model = %model.short(), seconds, away = away.join(", "),
+            let away = (!away.is_empty()).then(|| away.join(", "));
+            tracing::info!(round = round.0, model = %model.short(), seconds, away,
                 "round {round} closed: {} of {members} sites contributed", contributors.len());
         }
         Event::Finished { model } => tracing::info!(model = %model.short(), "all rounds are done"),

@@ -39,8 +39,11 @@ pub(crate) fn example_plan(coordinates: u64) -> Plan {
             batch: 1,
             learning_rate: decimal(0.01),
             momentum: decimal(0.0),
+            weight_decay: decimal(0.0),
             consistency_weight: decimal(0.0),
             pseudo_label_threshold: decimal(0.9),
+            noise: decimal(0.0),
+            augment: false,
         },
         privacy: Privacy {
             unit: Unit::Patient,
@@ -198,7 +201,8 @@ impl Rig {
     fn masks(&self) -> Vec<u32> {
         let mut before = vec![0.0_f32; COORDINATES as usize];
         let federation = self.driver.federation();
-        let read = |digest| Weights::from_safetensors(&self.driver.store().get(digest).expect("stored")).expect("model");
+        let read =
+            |digest| Weights::from_safetensors(&self.driver.store().get(digest).expect("stored")).expect("model");
         let mut masks = Vec::new();
         for closed in &federation.closed {
             let after = read(closed.model).to_flat();
@@ -312,7 +316,7 @@ fn a_slow_site_is_left_behind_and_taken_back() {
     assert_eq!(rig.open_round(), Some(3), "nobody waits for a site that is away");
     assert!(matches!(rig.task(2), Task::Train { round: RoundNumber(3), .. }));
     assert_eq!(rig.presence(2), Presence::Active);
-    (0..3).for_each(|number| drop(rig.accepted(number, 3)));
+    (0..3).for_each(|number| assert!(rig.accepted(number, 3).receipt.site == site(number)));
     rig.settle();
     assert_eq!(rig.masks(), [3, 3, 7]);
 }
@@ -366,7 +370,7 @@ fn whatever_comes_during_a_fold_is_late_and_an_exclusion_folds_anew() {
     let mut rig = Rig::new();
     (0..4).for_each(|number| drop(rig.hello(number)));
     rig.settle();
-    (0..3).for_each(|number| drop(rig.accepted(number, 1)));
+    (0..3).for_each(|number| assert!(rig.accepted(number, 1).receipt.site == site(number)));
     rig.now = rig.now.plus_seconds(60);
     assert_eq!(rig.driver.due(rig.now), Due::Fold);
     let job = rig.driver.begin_fold().expect("open");

@@ -1,11 +1,15 @@
 //! When a coordinator that was started with `--until-done` may go: every active site knows that all rounds are done and
 //! has had its chance to fetch the last model.
 
-use std::{sync::Arc, sync::PoisonError, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
-use semisam_shared::ids::SiteId;
+use semisam_shared::ids::{Digest, SiteId};
 
-use super::{Heard, Shared, Told};
+use super::{Heard, Shared};
 use crate::driver::End;
 
 /// How long sites that do not ask are waited for.
@@ -17,31 +21,31 @@ const LOOK: Duration = Duration::from_millis(200);
 pub(super) struct Known {
     /// How often it was told that all is done.
     told: u32,
-    /// It has the last model, or has left after it was told.
-    content: bool,
+    /// The newest blob that it has to the end.
+    has: Option<Digest>,
+    /// It has left after it was told.
+    left: bool,
 }
 
 /// What the sites know of the end.
 #[derive(Debug, Default)]
 pub(super) struct Farewell {
-    known: Told,
-    end: Option<End>,
+    known: HashMap<SiteId, Known>,
 }
 
 impl Farewell {
     /// Takes note of what `site` did.
     pub(super) fn note(&mut self, site: SiteId, heard: Heard) {
-        let last = self.end.as_ref().map(|end| end.model);
         let known = self.known.entry(site).or_default();
         match heard {
             Heard::Done => known.told += 1,
-            Heard::Blob(blob) => known.content |= Some(blob) == last,
-            Heard::Gone => known.content |= known.told > 0,
+            Heard::Blob(blob) => known.has = Some(blob),
+            Heard::Gone => known.left |= known.told > 0,
         }
     }
 
     fn all_know(&self, end: &End) -> bool {
-        let knows = |known: &Known| known.content || known.told > 1;
+        let knows = |known: &Known| known.has == Some(end.model) || known.left || known.told > 1;
         end.active.iter().all(|site| self.known.get(site).is_some_and(knows))
     }
 }
@@ -61,9 +65,8 @@ pub(super) async fn everybody_knows(shared: Arc<Shared>, until_done: bool) {
     let mut waited = Duration::ZERO;
     loop {
         if let Some(end) = shared.with(|driver, _| driver.end()).await {
-            let mut farewell = shared.farewell.lock().unwrap_or_else(PoisonError::into_inner);
-            farewell.end = Some(end.clone());
-            if farewell.all_know(&end) || waited >= PATIENCE {
+            let all_know = shared.farewell.lock().unwrap_or_else(PoisonError::into_inner).all_know(&end);
+            if all_know || waited >= PATIENCE {
                 return;
             }
             waited += LOOK;
@@ -75,13 +78,12 @@ pub(super) async fn everybody_knows(shared: Arc<Shared>, until_done: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use semisam_shared::ids::Digest;
 
     #[test]
     fn a_site_is_content_with_the_last_model_or_by_asking_twice_or_by_leaving() {
         let sites = [1, 2, 3].map(|n| SiteId([n; 32]));
         let end = End { model: Digest::of(b"last"), active: sites.into() };
-        let mut farewell = Farewell { end: Some(end.clone()), ..Farewell::default() };
+        let mut farewell = Farewell::default();
         farewell.note(sites[0], Heard::Gone);
         farewell.note(sites[0], Heard::Blob(Digest::of(b"first")));
         assert!(!farewell.all_know(&end));

@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     sync::{Arc, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use semisam_shared::{
@@ -33,12 +33,18 @@ pub(super) fn excluded(folder: &Folder, driver: &Driver) -> Result<HashSet<SiteI
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut stopping = shared.stopping.subscribe();
     let (mut failures, mut list_error) = (0_u32, None);
+    let mut looked: Option<Instant> = None;
     while !*stopping.borrow() {
-        exclude(&shared, &mut list_error).await;
+        if looked.is_none_or(|at| at.elapsed() >= LOOK) {
+            exclude(&shared, &mut list_error).await;
+            looked = Some(Instant::now());
+        }
         let (due, now) = shared.with(|driver, now| (driver.due(now), now)).await;
         let outcome = match due {
             Due::Nothing(until) => Ok(Some(until)),
-            Due::Tick => shared.with(|driver, now| driver.tick(now).map_err(|error| error.to_string())).await.map(|()| None),
+            Due::Tick => {
+                shared.with(|driver, now| driver.tick(now).map_err(|error| error.to_string())).await.map(|()| None)
+            }
             Due::Fold => fold(&shared).await.map(|()| None),
         };
         let pause = match outcome {

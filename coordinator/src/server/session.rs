@@ -67,7 +67,6 @@ async fn answer(shared: &Arc<Shared>, caller: Caller, mut exchange: Exchange) ->
     }
     let (site, name) = (caller.site, caller.name.clone());
     let answer = shared.with(move |driver, now| driver.handle(now, site, &name, request)).await;
-    shared.changed.notify_one();
     match answer {
         Answer::Reply(response) => {
             match &response {

@@ -105,7 +105,6 @@ pub(super) async fn receive(
         Ok(Finish::WrongDigest) => shared.with(move |driver, _| driver.wrong_digest(receipt.site, &name)).await,
         Err(rejection) => Response::Rejected(rejection),
     };
-    shared.changed.notify_one();
     drop(turn);
     reply(exchange, &response).await
 }

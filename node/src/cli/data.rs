@@ -9,10 +9,11 @@ mod tests;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
+use super::Format;
 use crate::data::folder::FolderError;
 use crate::data::metrics::{Distances, MetricsError, Scores, score, score_class};
 use crate::data::nifti::{NiftiError, WriteError, read_grid, read_image, read_labels, write_image};
@@ -56,16 +57,6 @@ pub enum DataCommandError {
     Print(#[from] io::Error),
 }
 
-/// What results look like.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum Format {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON document, or one per line.
-    Json,
-}
-
 /// Commands about scans.
 #[derive(Debug, Subcommand)]
 pub enum DataCommand {
@@ -82,9 +73,6 @@ pub enum DataCommand {
 pub struct CheckArgs {
     /// A hospital's folder, a folder of NIfTI files, or one file
     pub dir: PathBuf,
-    /// What results look like
-    #[arg(long, value_enum, default_value_t)]
-    pub format: Format,
 }
 
 /// Arguments of `data canonical`.
@@ -96,9 +84,6 @@ pub struct CanonicalArgs {
     /// The file to write; gzipped where it ends with .gz
     #[arg(long)]
     pub out: PathBuf,
-    /// What results look like
-    #[arg(long, value_enum, default_value_t)]
-    pub format: Format,
 }
 
 /// Arguments of `data synth`.
@@ -125,9 +110,6 @@ pub struct SynthArgs {
     /// Decides how this hospital's scans look; the seed where it is not given
     #[arg(long)]
     pub style: Option<u64>,
-    /// What results look like
-    #[arg(long, value_enum, default_value_t)]
-    pub format: Format,
 }
 
 /// Arguments of `metrics`.
@@ -140,22 +122,19 @@ pub struct MetricsArgs {
     /// Compare this class alone, in place of everything that is not 0
     #[arg(long)]
     pub class: Option<u8>,
-    /// What results look like
-    #[arg(long, value_enum, default_value_t)]
-    pub format: Format,
 }
 
 /// Runs a `data` command. Returns the exit code.
-pub fn run_data(command: &DataCommand, out: &mut dyn Write) -> Result<u8, DataCommandError> {
+pub fn run_data(command: &DataCommand, format: Format, out: &mut dyn Write) -> Result<u8, DataCommandError> {
     match command {
-        DataCommand::Check(args) => check::run(args, out),
-        DataCommand::Canonical(args) => canonical(args, out),
-        DataCommand::Synth(args) => synth(args, out),
+        DataCommand::Check(args) => check::run(args, format, out),
+        DataCommand::Canonical(args) => canonical(args, format, out),
+        DataCommand::Synth(args) => synth(args, format, out),
     }
 }
 
 /// Runs `metrics`. Returns the exit code.
-pub fn run_metrics(args: &MetricsArgs, out: &mut dyn Write) -> Result<u8, DataCommandError> {
+pub fn run_metrics(args: &MetricsArgs, format: Format, out: &mut dyn Write) -> Result<u8, DataCommandError> {
     let (prediction, truth) = (read_labels(&args.prediction)?, read_labels(&args.truth)?);
     let scores = match args.class {
         None => score(&prediction, &truth),
@@ -167,7 +146,7 @@ pub fn run_metrics(args: &MetricsArgs, out: &mut dyn Write) -> Result<u8, DataCo
         error,
     })?;
     let fields = scores_json(&scores);
-    match args.format {
+    match format {
         Format::Json => writeln!(out, "{}", Value::Object(fields))?,
         Format::Text => {
             for (name, value) in fields {
@@ -200,14 +179,14 @@ pub fn scores_json(scores: &Scores) -> Map<String, Value> {
     fields
 }
 
-fn canonical(args: &CanonicalArgs, out: &mut dyn Write) -> Result<u8, DataCommandError> {
+fn canonical(args: &CanonicalArgs, format: Format, out: &mut dyn Write) -> Result<u8, DataCommandError> {
     if same_file(&args.input, &args.out) {
         return Err(DataCommandError::SameFile(args.input.clone()));
     }
     let image = read_image(&args.input)?;
     write_image(&args.out, &image)?;
     let grid = read_grid(&args.out)?;
-    match args.format {
+    match format {
         Format::Json => {
             let line = json!({"file": args.input, "out": args.out, "axes": grid.axes, "shape": grid.shape, "spacing_mm": grid.spacing_mm});
             writeln!(out, "{line}")?;
@@ -223,7 +202,7 @@ fn same_file(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
-fn synth(args: &SynthArgs, out: &mut dyn Write) -> Result<u8, DataCommandError> {
+fn synth(args: &SynthArgs, format: Format, out: &mut dyn Write) -> Result<u8, DataCommandError> {
     let spec = SynthSpec {
         style: Style::from_seed(args.style.unwrap_or(args.seed)),
         shape: args.shape.as_slice().try_into().expect("clap takes exactly three extents"),
@@ -234,7 +213,7 @@ fn synth(args: &SynthArgs, out: &mut dyn Write) -> Result<u8, DataCommandError> 
     };
     let scans = write_cohort(&spec, &args.out)?;
     let labelled = args.labelled.min(args.patients);
-    match args.format {
+    match format {
         Format::Json => {
             let line = json!({"out": args.out, "patients": args.patients, "labelled_patients": labelled, "scans": scans, "style": spec.style});
             writeln!(out, "{line}")?;

@@ -2,17 +2,24 @@
 //!
 //! A 2x2x2 convolution with stride 2 touches each voxel once, so it is a matrix product over rearranged blocks; so are
 //! its transpose and the 1x1x1 convolution. That is faster on the CPU and far faster on CUDA than a general operator
-//! (spec/cpu-kernels.md, sections 2.2 and 11). Everything about convolution is in this file, so that own kernels can
-//! replace it in one place.
+//! (spec/cpu-kernels.md, sections 2.2 and 11). The 3x3x3 convolution is an operator of its own ([`operator`]), which the CPU
+//! computes directly ([`direct`]).
 
-use burn::tensor::{Tensor, backend::Backend, module, ops::ConvOptions};
+pub mod direct;
+pub mod operator;
+
+use burn::tensor::{Tensor, TensorPrimitive, backend::Backend};
+
+use operator::ConvBackend;
 
 /// Convolution 3x3x3 with stride 1 and zero padding of 1.
 ///
 /// # Shapes
 /// `x` [batch, inputs, d, h, w], `weight` [outputs, inputs, 3, 3, 3], `bias` [outputs] -> [batch, outputs, d, h, w].
-pub fn same<B: Backend>(x: Tensor<B, 5>, weight: Tensor<B, 5>, bias: Tensor<B, 1>) -> Tensor<B, 5> {
-    module::conv3d(x, weight, Some(bias), ConvOptions::new([1; 3], [1; 3], [1; 3], 1))
+pub fn same<B: ConvBackend>(x: Tensor<B, 5>, weight: Tensor<B, 5>, bias: Tensor<B, 1>) -> Tensor<B, 5> {
+    let (x, weight, bias) =
+        (x.into_primitive().tensor(), weight.into_primitive().tensor(), bias.into_primitive().tensor());
+    Tensor::from_primitive(TensorPrimitive::Float(B::conv_same(x, weight, bias)))
 }
 
 /// Convolution 2x2x2 with stride 2.

@@ -11,7 +11,9 @@ use rand_chacha::ChaCha8Rng;
 use semisam_shared::weights::{self, Weights};
 
 use super::{
-    ModelError, VNetConfig, conv, layout,
+    ModelError, VNetConfig,
+    conv::{self, operator::ConvBackend},
+    layout,
     layout::{STAGES, Sampling},
     norm,
 };
@@ -27,7 +29,7 @@ pub struct VNet<B: Backend> {
     leaves: BTreeMap<String, (Vec<usize>, Tensor<B, 1>)>,
 }
 
-impl<B: Backend> VNet<B> {
+impl<B: ConvBackend> VNet<B> {
     /// Copies `weights` to `device`.
     ///
     /// # Errors
@@ -102,7 +104,7 @@ impl<B: Backend> VNet<B> {
     }
 }
 
-impl<B: AutodiffBackend> VNet<B> {
+impl<B: ConvBackend + AutodiffBackend> VNet<B> {
     /// Like [`VNet::new`], and the tensors record what is computed from them.
     ///
     /// # Errors

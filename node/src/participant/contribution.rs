@@ -22,9 +22,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     data::{
-        folder::{Cohort, FolderError, Patient},
-        normalise::normalise,
-        resample::{self, ResampleError},
+        folder::{Cohort, FolderError, Patient, Scan},
+        resample::ResampleError,
     },
     device::Device,
     model::VNetConfig,
@@ -32,6 +31,7 @@ use crate::{
         TrainError,
         crops::PreparedScan,
         patient::{LocalTraining, PreparedPatient, patient_deltas},
+        prepare::prepare,
     },
 };
 
@@ -126,7 +126,8 @@ impl Contributor {
             return Ok(patients.len());
         }
         let cohort = Cohort::open(&self.data)?;
-        let patients: Vec<Prepared> = cohort.patients.iter().filter_map(|patient| prepare(patient, scans)).collect();
+        let patients: Vec<Prepared> =
+            cohort.patients.iter().filter_map(|patient| prepare_patient(patient, scans)).collect();
         if patients.is_empty() {
             return Err(ContributionError::NoUsableScan(self.data.clone()));
         }
@@ -208,7 +209,7 @@ fn seed(query: &Query, patient: &Digest) -> u64 {
 }
 
 /// A patient with all usable scans; none if there is no such scan.
-fn prepare(patient: &Patient, scans: &Scans) -> Option<Prepared> {
+fn prepare_patient(patient: &Patient, scans: &Scans) -> Option<Prepared> {
     let usable = patient.scans.iter().filter_map(|scan| {
         let spacing = scans.spacing_mm.map(|mm| mm.get());
         match prepare_scan(scan, spacing) {
@@ -228,13 +229,10 @@ fn prepare(patient: &Patient, scans: &Scans) -> Option<Prepared> {
 ///
 /// # Errors
 /// If a file cannot be read or resampled, or image and label differ in their grids.
-pub fn prepare_scan(scan: &crate::data::folder::Scan, spacing: [f64; 3]) -> Result<PreparedScan, ContributionError> {
+fn prepare_scan(scan: &Scan, spacing: [f64; 3]) -> Result<PreparedScan, ContributionError> {
     let (image, labels) = scan.read()?;
-    let resample = |source| ContributionError::Resample { path: scan.image.clone(), source };
-    let mut image = resample::image_to_spacing(&image, spacing).map_err(resample)?;
-    normalise(&mut image);
-    let labels = labels.map(|labels| resample::labels_to_spacing(&labels, spacing)).transpose().map_err(resample)?;
-    Ok(PreparedScan { image, labels })
+    prepare(&image, labels.as_ref(), spacing)
+        .map_err(|source| ContributionError::Resample { path: scan.image.clone(), source })
 }
 
 fn read_weights(path: &Path) -> Result<Weights, ContributionError> {

@@ -46,7 +46,7 @@ impl PreparedScan {
 
     /// Draws a crop of `patch` voxels.
     pub fn crop(&self, patch: [usize; 3], augment: bool, random: &mut ChaCha8Rng) -> Crop {
-        let turn = augment.then(|| Turn::draw(random)).unwrap_or_default();
+        let turn = if augment { Turn::draw(random) } else { Turn::default() };
         let before = turn.before(patch);
         let start = self.start(before, random);
         let image = turn.apply(&cut(&self.image.values, self.image.shape, start, before), before);

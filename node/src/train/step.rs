@@ -45,7 +45,8 @@ impl Batch {
 
     /// The samples that are computed together.
     fn parts<B: TrainBackend>(&self) -> Vec<Range<usize>> {
-        if B::PER_SAMPLE { (0..self.samples).map(|sample| sample..sample + 1).collect() } else { vec![0..self.samples] }
+        let size = if B::PER_SAMPLE { 1 } else { self.samples };
+        (0..self.samples).step_by(size.max(1)).map(|first| first..first + size).collect()
     }
 }
 

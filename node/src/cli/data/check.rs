@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde_json::json;
 
-use super::{CheckArgs, DONE, DataCommandError, FAILED, Format};
+use super::super::Format;
+use super::{CheckArgs, DONE, DataCommandError, FAILED};
 use crate::data::folder::{Cohort, Entry, FolderError, Listing, flat_files, must_match};
 use crate::data::nifti::{StoredGrid, read_grid, read_image, read_labels};
 
@@ -33,10 +34,10 @@ struct Finding {
     problem: Option<String>,
 }
 
-pub(super) fn run(args: &CheckArgs, out: &mut dyn Write) -> Result<u8, DataCommandError> {
+pub(super) fn run(args: &CheckArgs, format: Format, out: &mut dyn Write) -> Result<u8, DataCommandError> {
     let files = files(&args.dir)?;
     let (mut read, mut problems) = (0, 0);
-    if args.format == Format::Text {
+    if format == Format::Text {
         writeln!(out, "{:<4} {:<5} {:<16} {:<22} file", "", "axes", "shape", "spacing [mm]")?;
     }
     for batch in files.chunks(BATCH) {
@@ -44,13 +45,13 @@ pub(super) fn run(args: &CheckArgs, out: &mut dyn Write) -> Result<u8, DataComma
         for finding in findings {
             read += 1;
             problems += usize::from(finding.problem.is_some());
-            match args.format {
+            match format {
                 Format::Json => writeln!(out, "{}", finding.json())?,
                 Format::Text => writeln!(out, "{}", finding.text())?,
             }
         }
     }
-    if args.format == Format::Text {
+    if format == Format::Text {
         let cohort = Cohort::open(&args.dir).ok().map_or(String::new(), |cohort| {
             let (patients, scans, labelled) =
                 (cohort.patients.len(), cohort.scans().count(), cohort.labelled().count());

@@ -10,6 +10,14 @@ use crate::data::nifti::write_labels;
 use crate::data::volume::LabelMap;
 
 #[derive(Debug, Parser)]
+struct Arguments {
+    #[arg(long, global = true, value_enum, default_value_t)]
+    format: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
 enum Command {
     #[command(subcommand)]
     Data(DataCommand),
@@ -22,9 +30,10 @@ fn fixtures(name: &str) -> String {
 
 fn call(args: &[&str]) -> Result<(u8, String), DataCommandError> {
     let mut out = Vec::new();
-    let code = match Command::try_parse_from([&["node"], args].concat()).unwrap() {
-        Command::Data(command) => run_data(&command, &mut out),
-        Command::Metrics(args) => run_metrics(&args, &mut out),
+    let Arguments { format, command } = Arguments::try_parse_from([&["node"], args].concat()).unwrap();
+    let code = match command {
+        Command::Data(command) => run_data(&command, format, &mut out),
+        Command::Metrics(args) => run_metrics(&args, format, &mut out),
     }?;
     Ok((code, String::from_utf8(out).unwrap()))
 }

@@ -19,7 +19,7 @@ use semisam_shared::{
     transport::{Connection, Dialer, TransportError},
 };
 
-use crate::privacy::Release;
+use crate::privacy::release::Release;
 
 mod download;
 
@@ -33,7 +33,7 @@ pub enum ClientError {
     #[error(transparent)]
     Transport(#[from] TransportError),
     /// The rules of the federation forbid it.
-    #[error("the coordinator rejected the request (reason {}): {0}", .0.number())]
+    #[error("the coordinator rejected the request (reason {number}): {0}", number = .0.number())]
     Rejected(Rejection),
     /// An answer that does not belong to the question.
     #[error("the coordinator answered something else than was asked ({0}): is it another version?")]

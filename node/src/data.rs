@@ -1,3 +1,13 @@
-//! Scans: from files on disk to training patches.
+//! Scans: from files on disk to training patches. In reading order: [`volume`], [`grid`], [`nifti`], [`folder`],
+//! [`resample`], [`normalise`], [`patch`], [`metrics`], [`preview`], [`synth`].
 
+pub mod folder;
+pub mod grid;
+pub mod metrics;
+pub mod nifti;
+pub mod normalise;
+pub mod patch;
+pub mod preview;
+pub mod resample;
+pub mod synth;
 pub mod volume;

@@ -1,2 +1,5 @@
-//! semisam-node
-fn main() {}
+//! semisam-node: see [`semisam_node::cli`].
+
+fn main() -> std::process::ExitCode {
+    semisam_node::cli::main(std::env::args_os()).into()
+}

@@ -25,7 +25,7 @@ use crate::{
 
 pub mod contribution;
 
-use contribution::{Contributor, ContributionError};
+use contribution::{ContributionError, Contributor};
 
 /// How long to wait before asking again in a round that this site must let pass.
 const PASS_A_ROUND: Duration = Duration::from_secs(5);
@@ -60,19 +60,25 @@ pub enum ParticipantError {
     #[error(transparent)]
     Contribution(#[from] ContributionError),
     /// The plan was not approved here.
-    #[error("plan {plan} is not approved at this site: your data protection officer reads it with `semisam-node policy approve {plan}`, which also approves it")]
+    #[error(
+        "plan {plan} is not approved at this site: your data protection officer reads it with `semisam-node policy approve {plan}`, which also approves it"
+    )]
     NotApproved {
         /// The plan.
         plan: Digest,
     },
     /// Another coordinator than the one that was approved.
-    #[error("the coordinator signs with another key than the one approved with plan {plan}: ask the consortium before approving again")]
+    #[error(
+        "the coordinator signs with another key than the one approved with plan {plan}: ask the consortium before approving again"
+    )]
     OtherCoordinator {
         /// The plan.
         plan: Digest,
     },
     /// The ledger here is older than one that was seen.
-    #[error("the coordinator has seen record {seen} of this site's ledger, which this ledger does not contain: it is an old copy, or a clone runs elsewhere. Put the newest ledger back; never run two")]
+    #[error(
+        "the coordinator has seen record {seen} of this site's ledger, which this ledger does not contain: it is an old copy, or a clone runs elsewhere. Put the newest ledger back; never run two"
+    )]
     OldLedger {
         /// The newest record that the coordinator has seen.
         seen: u64,
@@ -88,7 +94,8 @@ impl ParticipantError {
     /// Whether rules, policy or trust forbid going on, rather than a fault.
     pub fn is_refusal(&self) -> bool {
         match self {
-            ParticipantError::Client(ClientError::Rejected(_)) | ParticipantError::Release(ReleaseError::Refused { .. }) => true,
+            ParticipantError::Client(ClientError::Rejected(_))
+            | ParticipantError::Release(ReleaseError::Refused { .. }) => true,
             ParticipantError::NotApproved { .. }
             | ParticipantError::OtherCoordinator { .. }
             | ParticipantError::OldLedger { .. } => true,
@@ -243,7 +250,9 @@ impl Participant {
                 Ok(())
             }
             Err(ClientError::Rejected(Rejection::RoundNotOpen(_))) => {
-                tracing::warn!("round {round} closed before the update arrived: it does not count, and its budget is spent");
+                tracing::warn!(
+                    "round {round} closed before the update arrived: it does not count, and its budget is spent"
+                );
                 Ok(())
             }
             Err(error) => Err(error.into()),

@@ -9,5 +9,8 @@ pub mod clip;
 pub mod noise;
 pub mod release;
 
+pub use book::Book;
+pub use release::Release;
+
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -39,6 +39,18 @@ impl Rho {
         Self((ratio * ratio / 2.0).next_up().next_up().next_up())
     }
 
+    /// The cost of `steps` Gaussian releases whose noise has `noise_multiplier` times the L2 sensitivity of the
+    /// add/remove relation as its standard deviation; none unless that is positive and the cost finite.
+    ///
+    /// # Privacy
+    /// rho = steps / (2 noise_multiplier²), rounded up. For what-if questions with a real-valued multiplier; a release of
+    /// this system is charged by its integers with [`Rho::of_release`], which is at most this for a plan's multiplier.
+    pub fn of_gaussian(noise_multiplier: f64, steps: u64) -> Option<Self> {
+        let one = 0.5 / noise_multiplier / noise_multiplier;
+        let rho = (one.next_up().next_up().next_up() * (steps as f64).next_up()).next_up();
+        (noise_multiplier > 0.0).then_some(rho).and_then(Self::from_value)
+    }
+
     /// A recorded cost.
     pub fn from_value(value: f64) -> Option<Self> {
         (value.is_finite() && value >= 0.0).then_some(Self(value))
@@ -71,6 +83,10 @@ impl Rho {
 
 /// Epsilon of rho-zCDP at `delta`, minimised over alpha (a unimodal function of ln(alpha - 1)) by golden section.
 fn epsilon_cks20(rho: f64, delta: f64) -> f64 {
+    // Also where a figure is NaN: what has no proof must never look free.
+    if !(rho >= 0.0 && delta > 0.0 && delta < 1.0) {
+        return f64::INFINITY;
+    }
     if rho <= 0.0 {
         return 0.0;
     }
@@ -122,6 +138,26 @@ mod tests {
     fn one_release_of_the_integer_mechanism_costs_half_the_squared_ratio() {
         let rho = Rho::of_release(1 << 18, 1 << 20).value();
         assert!((rho - 0.03125).abs() < 1e-15 && rho >= 0.03125);
+    }
+
+    #[test]
+    fn a_real_noise_multiplier_costs_what_the_integers_cost_and_nonsense_has_no_cost() {
+        let (real, integers) = (Rho::of_gaussian(4.0, 1).expect("positive"), Rho::of_release(1 << 18, 1 << 20));
+        assert!((real.value() - integers.value()).abs() < 1e-15 && real.value() >= 0.03125);
+        assert!(Rho::of_gaussian(3.0, 7).expect("positive").value() >= 7.0 / 18.0);
+        assert_eq!(Rho::of_gaussian(1.0, 0).map(|rho| rho.value() < 1e-300), Some(true));
+        for nonsense in [0.0, -1.0, f64::NAN, 1e-200] {
+            assert_eq!(Rho::of_gaussian(nonsense, 1), None);
+        }
+    }
+
+    #[test]
+    fn what_has_no_proof_is_never_free() {
+        let rho = Rho(0.5);
+        for delta in [f64::NAN, -1.0, 0.0, 1.0, 5.0] {
+            assert_eq!(rho.epsilon(delta, Adjacency::AddRemove), f64::INFINITY, "{delta}");
+        }
+        assert_eq!(Rho(f64::NAN).epsilon(1e-5, Adjacency::AddRemove), f64::INFINITY);
     }
 
     proptest! {

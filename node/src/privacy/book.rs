@@ -84,6 +84,16 @@ pub enum BookError {
     /// It cannot be opened or a line is wrong.
     #[error("the ledger cannot be used")]
     File(#[from] ChainFileError),
+    /// A record was found wrong while only reading.
+    #[error("`{}`, record {record}: {problem}; `semisam-node ledger verify` says more", path.display())]
+    Unsound {
+        /// Where it is.
+        path: PathBuf,
+        /// The record's number, counted from 0.
+        record: u64,
+        /// What is wrong.
+        problem: String,
+    },
     /// The plan has no digest.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -101,6 +111,8 @@ pub struct Book {
     file: ChainFile<LedgerEvent>,
     key: SigningKey,
     ledger: Ledger,
+    /// The digest of each line, in order.
+    lines: Vec<Digest>,
     refusals: BTreeSet<(Digest, Option<RoundNumber>, String)>,
 }
 
@@ -121,7 +133,7 @@ impl Book {
         }
         let public = key.public();
         let (file, _) = ChainFile::open(path, Domain::Ledger, move |_| Ok(public))?;
-        let mut book = Self { file, key, ledger: Ledger::default(), refusals: BTreeSet::new() };
+        let mut book = Self { file, key, ledger: Ledger::default(), lines: Vec::new(), refusals: BTreeSet::new() };
         let (name, cohort) = (name.to_owned(), cohort.to_owned());
         book.append(LedgerEvent::Genesis { site, name, key: public, cohort }, now)?;
         book.policy(policy, now)?;
@@ -150,10 +162,11 @@ impl Book {
                 refusals.insert((*plan, *round, reason.clone()));
             }
         }
+        let lines = records.iter().map(|record| record.hash).collect();
         match &ledger.owner {
             None => Err(BookError::Empty { path: path.into() }),
             Some(owner) if owner.key != key.public() => Err(BookError::Owner { path: path.into(), owner: owner.key }),
-            Some(_) => Ok(Self { file, key, ledger, refusals }),
+            Some(_) => Ok(Self { file, key, ledger, lines, refusals }),
         }
     }
 
@@ -166,6 +179,7 @@ impl Book {
         let path = self.file.path().to_owned();
         let record = self.file.append(event, now, &self.key).map_err(|source| BookError::Append { path, source })?;
         self.ledger.evolve(record.seq, &record.event);
+        self.lines.push(record.hash);
         Ok(record.seq)
     }
 
@@ -254,6 +268,15 @@ impl Book {
         self.file.head()
     }
 
+    /// Whether this ledger once ended at `head`. If somebody has seen a head that it does not contain, this is an older
+    /// copy, or a clone has gone another way: it must not be used (spec/privacy.md, 8.1).
+    pub fn contains(&self, head: Head) -> bool {
+        match head.length.checked_sub(1) {
+            None => head == Head::EMPTY,
+            Some(last) => usize::try_from(last).is_ok_and(|last| self.lines.get(last) == Some(&head.hash)),
+        }
+    }
+
     /// The key that signs the records.
     pub fn key(&self) -> PublicKey {
         self.key.public()
@@ -315,4 +338,19 @@ pub fn reading(path: &Path) -> Result<Reading, BookError> {
     }
     reading.finding = broken.map(|(record, error)| (record, error.to_string()));
     Ok(reading)
+}
+
+/// Reads a ledger that must be sound; an unfinished last line is left for the next start of the node.
+///
+/// # Errors
+/// If it is missing, or any record is wrong.
+pub fn sound(path: &Path) -> Result<Reading, BookError> {
+    let reading = reading(path)?;
+    match (&reading.finding, &reading.ledger.owner) {
+        (Some((record, problem)), _) => {
+            Err(BookError::Unsound { path: path.into(), record: *record, problem: problem.clone() })
+        }
+        (None, None) => Err(BookError::Empty { path: path.into() }),
+        (None, Some(_)) => Ok(reading),
+    }
 }

@@ -4,6 +4,7 @@ use std::{fs, path::Path};
 
 use semisam_shared::{
     accounting::Adjacency,
+    chain::Head,
     decimal::Decimal,
     ids::{Digest, RoundNumber, SiteId, UnixMillis},
     ledger::{LedgerEvent, Query},
@@ -36,8 +37,11 @@ pub(crate) fn plan(noise_multiplier: f64, coordinates: usize, unit: Unit) -> Pla
             batch: 1,
             learning_rate: number(0.01),
             momentum: number(0.9),
+            weight_decay: number(1e-4),
             consistency_weight: number(0.1),
             pseudo_label_threshold: number(0.9),
+            noise: number(0.1),
+            augment: true,
         },
         privacy: Privacy {
             unit,
@@ -276,6 +280,21 @@ fn two_processes_and_foreign_keys_are_refused() {
     assert!(missing.contains("semisam-node init"), "{missing}");
     let site = (SiteId([1; 32]), "hospital", "cohort");
     assert!(matches!(Book::create(&path, key(), site, policy(), NOW), Err(BookError::Exists { .. })));
+}
+
+#[test]
+fn an_older_copy_of_a_ledger_knows_that_it_lacks_a_newer_head() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (mut book, query) = founded(folder.path(), plan(4.0, 8, Unit::Patient));
+    let old = folder.path().join("copy");
+    fs::copy(book.path(), &old).expect("copied");
+    let before = book.head();
+    answer(&mut book, folder.path(), query).expect("released");
+    assert!(book.contains(before) && book.contains(book.head()) && book.contains(Head::EMPTY));
+    let copy = Book::open(&old, key()).expect("a sound prefix");
+    assert!(copy.contains(before) && !copy.contains(book.head()));
+    let other = Head { hash: Digest::of(b"a clone went another way"), ..before };
+    assert!(!book.contains(other) && !book.contains(Head { length: 0, ..before }));
 }
 
 #[test]

@@ -6,9 +6,13 @@ use crate::{
     decimal::Decimal,
     ids::{Digest, RoundNumber},
     plan::{PlanError, SIGMA},
+    policy::Policy,
     receipt::SignedReceipt,
     signing::SigningError,
 };
+
+/// The largest delta that a policy may name.
+const DELTA_MAX: f64 = 1e-2;
 
 /// A record that the rules forbid.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +90,16 @@ fn same<T: PartialEq + ToString>(field: &'static str, found: &T, expected: &T) -
     Err(LedgerViolation::Figure { field, found: found.to_string(), expected: expected.to_string() })
 }
 
+/// At a delta of one every mechanism has epsilon zero, so the ceiling would hold nothing; a plan is held to the same bound.
+fn permits_policy(policy: &Policy) -> Result<(), LedgerViolation> {
+    let delta = policy.delta.get();
+    if delta > 0.0 && delta <= DELTA_MAX {
+        return Ok(());
+    }
+    let expected = format!("above 0 and at most {DELTA_MAX}");
+    Err(LedgerViolation::Figure { field: "delta", found: delta.to_string(), expected })
+}
+
 impl Ledger {
     /// Whether `event` may be record number `seq`.
     ///
@@ -96,7 +110,8 @@ impl Ledger {
             return Err(LedgerViolation::Genesis);
         }
         match event {
-            LedgerEvent::Genesis { .. } | LedgerEvent::Policy { .. } | LedgerEvent::Refused { .. } => Ok(()),
+            LedgerEvent::Genesis { .. } | LedgerEvent::Refused { .. } => Ok(()),
+            LedgerEvent::Policy { policy } => permits_policy(policy),
             LedgerEvent::Approved { digest, plan, .. } => {
                 if plan.plan.digest()? != *digest {
                     return Err(LedgerViolation::WrongDigest(*digest));

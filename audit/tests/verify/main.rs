@@ -1,0 +1,8 @@
+//! The auditor against small real federations on disk: sound ones pass, whatever happened to them; any change is found.
+
+mod calculator;
+mod cheating;
+mod federation;
+mod program;
+mod sound;
+mod tampering;

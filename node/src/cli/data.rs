@@ -1,0 +1,229 @@
+//! `data check`, `data canonical`, `data synth` and `metrics`: commands about scans on disk, no federation needed.
+//!
+//! Exit codes: 0 done (for `data check`: every file is sound), 1 otherwise.
+
+mod check;
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+use thiserror::Error;
+
+use super::Format;
+use crate::data::folder::FolderError;
+use crate::data::metrics::{Distances, MetricsError, Scores, score, score_class};
+use crate::data::nifti::{NiftiError, WriteError, read_grid, read_image, read_labels, write_image};
+use crate::data::synth::{Style, SynthError, SynthSpec, write_cohort};
+
+/// Done.
+const DONE: u8 = 0;
+/// Something is not as it should be.
+const FAILED: u8 = 1;
+
+/// Why a command failed.
+#[derive(Debug, Error)]
+pub enum DataCommandError {
+    /// A folder of scans.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// A scan.
+    #[error(transparent)]
+    Scan(#[from] NiftiError),
+    /// A scan could not be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// A synthetic hospital could not be written.
+    #[error(transparent)]
+    Synth(#[from] SynthError),
+    /// Two masks that cannot be compared.
+    #[error("cannot compare `{prediction}` with `{truth}`: {error}")]
+    Metrics {
+        /// One mask.
+        prediction: PathBuf,
+        /// The other one.
+        truth: PathBuf,
+        /// Why.
+        error: MetricsError,
+    },
+    /// The result would replace the scan.
+    #[error("`{0}` is the scan itself: name another file with --out")]
+    SameFile(PathBuf),
+    /// Standard output is gone.
+    #[error("cannot print the result ({0}): is the reader of the output still there?")]
+    Print(#[from] io::Error),
+}
+
+/// Commands about scans.
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// Check every scan of a folder: images, labels, and whether they match
+    Check(CheckArgs),
+    /// Write a scan as 32-bit floats with RAS+ axes, at the same place
+    Canonical(CanonicalArgs),
+    /// Write a synthetic hospital: images, labels and patients.csv
+    Synth(SynthArgs),
+}
+
+/// Arguments of `data check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// A hospital's folder, a folder of NIfTI files, or one file
+    pub dir: PathBuf,
+}
+
+/// Arguments of `data canonical`.
+#[derive(Debug, Args)]
+pub struct CanonicalArgs {
+    /// The scan
+    #[arg(value_name = "IN")]
+    pub input: PathBuf,
+    /// The file to write; gzipped where it ends with .gz
+    #[arg(long)]
+    pub out: PathBuf,
+}
+
+/// Arguments of `data synth`.
+#[derive(Debug, Args)]
+pub struct SynthArgs {
+    /// A new or empty folder
+    #[arg(long)]
+    pub out: PathBuf,
+    /// How many patients; some of them have two scans
+    #[arg(long, default_value_t = 12)]
+    pub patients: usize,
+    /// How many patients have labels
+    #[arg(long, default_value_t = 4)]
+    pub labelled: usize,
+    /// Voxels along each axis
+    #[arg(long, num_args = 3, value_names = ["X", "Y", "Z"], default_values_t = [48, 48, 48])]
+    pub shape: Vec<usize>,
+    /// Millimetres between voxels along each axis
+    #[arg(long, num_args = 3, value_names = ["X", "Y", "Z"], default_values_t = [2.5, 2.5, 2.5])]
+    pub spacing: Vec<f64>,
+    /// Decides everything about the patients
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Decides how this hospital's scans look; the seed where it is not given
+    #[arg(long)]
+    pub style: Option<u64>,
+}
+
+/// Arguments of `metrics`.
+#[derive(Debug, Args)]
+pub struct MetricsArgs {
+    /// The mask to judge
+    pub prediction: PathBuf,
+    /// The mask that it should be
+    pub truth: PathBuf,
+    /// Compare this class alone, in place of everything that is not 0
+    #[arg(long)]
+    pub class: Option<u8>,
+}
+
+/// Runs a `data` command. Returns the exit code.
+pub fn run_data(command: &DataCommand, format: Format, out: &mut dyn Write) -> Result<u8, DataCommandError> {
+    match command {
+        DataCommand::Check(args) => check::run(args, format, out),
+        DataCommand::Canonical(args) => canonical(args, format, out),
+        DataCommand::Synth(args) => synth(args, format, out),
+    }
+}
+
+/// Runs `metrics`. Returns the exit code.
+pub fn run_metrics(args: &MetricsArgs, format: Format, out: &mut dyn Write) -> Result<u8, DataCommandError> {
+    let (prediction, truth) = (read_labels(&args.prediction)?, read_labels(&args.truth)?);
+    let scores = match args.class {
+        None => score(&prediction, &truth),
+        Some(class) => score_class(&prediction, &truth, class),
+    };
+    let scores = scores.map_err(|error| DataCommandError::Metrics {
+        prediction: args.prediction.clone(),
+        truth: args.truth.clone(),
+        error,
+    })?;
+    let fields = scores_json(&scores);
+    match format {
+        Format::Json => writeln!(out, "{}", Value::Object(fields))?,
+        Format::Text => {
+            for (name, value) in fields {
+                let value = value.as_f64().map_or_else(|| "undefined".to_owned(), |value| format!("{value:.4}"));
+                writeln!(out, "{name:<16} {value:>10}")?;
+            }
+        }
+    }
+    Ok(DONE)
+}
+
+/// Scores under the names that every command prints; distances are null where they do not exist.
+pub fn scores_json(scores: &Scores) -> Map<String, Value> {
+    let mut fields = Map::new();
+    fields.insert("dice".into(), json!(scores.dice));
+    fields.insert("jaccard".into(), json!(scores.jaccard));
+    type Pick = fn(&Distances) -> f64;
+    let distances: [(&str, Pick); 5] = [
+        ("hd", |distances| distances.hd),
+        ("hd95", |distances| distances.hd95),
+        ("asd", |distances| distances.asd),
+        ("asd_reverse", |distances| distances.asd_reverse),
+        ("assd", |distances| distances.assd),
+    ];
+    for (unit, found) in [("mm", scores.mm), ("vox", scores.vox)] {
+        for (name, pick) in distances {
+            fields.insert(format!("{name}_{unit}"), json!(found.as_ref().map(pick)));
+        }
+    }
+    fields
+}
+
+fn canonical(args: &CanonicalArgs, format: Format, out: &mut dyn Write) -> Result<u8, DataCommandError> {
+    if same_file(&args.input, &args.out) {
+        return Err(DataCommandError::SameFile(args.input.clone()));
+    }
+    let image = read_image(&args.input)?;
+    write_image(&args.out, &image)?;
+    let grid = read_grid(&args.out)?;
+    match format {
+        Format::Json => {
+            let line = json!({"file": args.input, "out": args.out, "axes": grid.axes, "shape": grid.shape, "spacing_mm": grid.spacing_mm});
+            writeln!(out, "{line}")?;
+        }
+        Format::Text => {
+            writeln!(out, "wrote {} ({}, {:?} voxels)", args.out.display(), grid.axes, grid.shape)?;
+        }
+    }
+    Ok(DONE)
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+fn synth(args: &SynthArgs, format: Format, out: &mut dyn Write) -> Result<u8, DataCommandError> {
+    let spec = SynthSpec {
+        style: Style::from_seed(args.style.unwrap_or(args.seed)),
+        shape: args.shape.as_slice().try_into().expect("clap takes exactly three extents"),
+        spacing_mm: args.spacing.as_slice().try_into().expect("clap takes exactly three spacings"),
+        patients: args.patients,
+        labelled_patients: args.labelled,
+        seed: args.seed,
+    };
+    let scans = write_cohort(&spec, &args.out)?;
+    let labelled = args.labelled.min(args.patients);
+    match format {
+        Format::Json => {
+            let line = json!({"out": args.out, "patients": args.patients, "labelled_patients": labelled, "scans": scans, "style": spec.style});
+            writeln!(out, "{line}")?;
+        }
+        Format::Text => writeln!(
+            out,
+            "wrote {scans} scans of {} patients ({labelled} labelled) to {}",
+            args.patients,
+            args.out.display()
+        )?,
+    }
+    Ok(DONE)
+}

@@ -1,0 +1,184 @@
+//! Where tensors are computed: the only file that names a concrete backend.
+//!
+//! Everything else is generic over [`TrainBackend`] and is handed over as [`Work`]. CUDA is a cargo feature; a program
+//! built with it runs on machines without it. burn's CUDA backend panics in a worker thread when driver, compiler or
+//! headers are absent, so [`DeviceChoice::resolve`] looks for them first, by their files, without touching burn
+//! (spec/cpu-kernels.md, section 11).
+
+use std::fmt;
+
+use burn::{
+    backend::{Autodiff, Flex},
+    tensor::{TensorData, backend::AutodiffBackend},
+};
+use burn_flex::FlexTensor;
+use serde::{Deserialize, Serialize};
+
+use crate::model::conv::{
+    direct,
+    operator::{ConvBackend, ConvGradients},
+};
+
+/// A backend that can train.
+pub trait TrainBackend: ConvBackend + AutodiffBackend<InnerBackend: ConvBackend> {
+    /// Whether the samples of a batch are better computed one by one, each by a thread, than together.
+    const PER_SAMPLE: bool;
+}
+
+impl TrainBackend for Autodiff<Flex> {
+    const PER_SAMPLE: bool = true;
+}
+
+#[cfg(feature = "cuda")]
+impl TrainBackend for Autodiff<burn::backend::Cuda> {
+    const PER_SAMPLE: bool = false;
+}
+
+#[cfg(feature = "cuda")]
+impl ConvBackend for burn::backend::Cuda {}
+
+impl ConvBackend for Flex {
+    fn conv_same(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
+        let [x, weight, bias] = [x, weight, bias].map(|tensor| tensor.to_contiguous());
+        let shape = x.layout().shape().dims::<5>();
+        let [batch, _, d, h, w] = shape;
+        let y = direct::convolve(values(&x), shape, values(&weight), values(&bias));
+        tensor(y, &[batch, values(&bias).len(), d, h, w])
+    }
+
+    fn conv_same_gradients(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        gradient: FlexTensor,
+        with_x: bool,
+    ) -> ConvGradients<Self> {
+        let [x, weight, gradient] = [x, weight, gradient].map(|tensor| tensor.to_contiguous());
+        let shape = x.layout().shape().dims::<5>();
+        let of_result = gradient.layout().shape().dims::<5>();
+        let of_x =
+            with_x.then(|| tensor(direct::input_gradient(values(&gradient), of_result, values(&weight)), &shape));
+        let (of_weight, of_bias) = direct::weight_gradient(values(&x), shape, values(&gradient));
+        ConvGradients {
+            x: of_x,
+            weight: tensor(of_weight, &weight.layout().shape().dims::<5>()),
+            bias: tensor(of_bias, &bias.layout().shape().dims::<1>()),
+        }
+    }
+}
+
+fn values(tensor: &FlexTensor) -> &[f32] {
+    tensor.as_slice().expect("weights and images are f32, and this tensor was made contiguous")
+}
+
+fn tensor(values: Vec<f32>, shape: &[usize]) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, shape.to_vec()))
+}
+
+/// A computation that is the same on every backend.
+pub trait Work {
+    /// What it gives.
+    type Output;
+
+    /// Does it with the tensors of `B` on `device`.
+    fn run<B: TrainBackend>(self, device: &B::Device) -> Self::Output;
+}
+
+/// What a user asks for: `device = "auto"`, `"cpu"` or `"cuda"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceChoice {
+    /// CUDA where there is one, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// CUDA, or nothing.
+    Cuda,
+}
+
+/// Where work is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// The CPU, by burn's flex backend.
+    Cpu,
+    /// The first CUDA device.
+    #[cfg(feature = "cuda")]
+    Cuda,
+}
+
+/// A device, and why it is not the better one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// The device to use.
+    pub device: Device,
+    /// Why `auto` fell back to the CPU.
+    pub fallback: Option<String>,
+}
+
+/// Why the device asked for cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// The program was built without CUDA.
+    #[error("this build has no CUDA: rebuild with `--features cuda`, or set device = \"cpu\" or \"auto\"")]
+    NotBuilt,
+    /// Something that CUDA needs is absent.
+    #[error("no CUDA device: {0}; set device = \"cpu\" or \"auto\"")]
+    Absent(String),
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Device::Cpu => "cpu",
+            #[cfg(feature = "cuda")]
+            Device::Cuda => "cuda",
+        })
+    }
+}
+
+impl DeviceChoice {
+    /// The device to use on this machine.
+    ///
+    /// # Errors
+    /// If CUDA is demanded and this build or this machine has none.
+    pub fn resolve(self) -> Result<Resolved, DeviceError> {
+        match (self, cuda()) {
+            (DeviceChoice::Cpu, _) => Ok(Resolved { device: Device::Cpu, fallback: None }),
+            (_, Ok(device)) => Ok(Resolved { device, fallback: None }),
+            (DeviceChoice::Auto, Err(reason)) => {
+                Ok(Resolved { device: Device::Cpu, fallback: Some(format!("computing on the CPU: {reason}")) })
+            }
+            (DeviceChoice::Cuda, Err(reason)) => Err(reason),
+        }
+    }
+}
+
+impl Device {
+    /// Does `work` here.
+    pub fn run<W: Work>(self, work: W) -> W::Output {
+        match self {
+            Device::Cpu => work.run::<Autodiff<Flex>>(&Default::default()),
+            #[cfg(feature = "cuda")]
+            Device::Cuda => work.run::<Autodiff<burn::backend::Cuda>>(&Default::default()),
+        }
+    }
+
+    /// Whether independent pieces of work gain from being handed over by several threads at once.
+    pub fn parallel(self) -> bool {
+        self == Device::Cpu
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda() -> Result<Device, DeviceError> {
+    Err(DeviceError::NotBuilt)
+}
+
+#[cfg(feature = "cuda")]
+fn cuda() -> Result<Device, DeviceError> {
+    probe::missing().map_or(Ok(Device::Cuda), |what| Err(DeviceError::Absent(what)))
+}
+
+#[cfg(feature = "cuda")]
+mod probe;

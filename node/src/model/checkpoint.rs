@@ -1,0 +1,148 @@
+//! Model files: safetensors, and PyTorch checkpoints.
+//!
+//! `pytorch-reader` parses the pickle of a `.pth` file itself and executes nothing in it; burn's own reader ignores
+//! strides (spec/cpu-kernels.md, section 8). Half precision is widened while loading, because a half-precision parameter
+//! would make the first f32 convolution panic. Training frameworks wrap the weights differently: a nested
+//! `model_state_dict` or `state_dict`, and the `module.` prefix of data-parallel training, are taken off.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use burn::tensor::{DType, TensorData};
+use pytorch_reader::PytorchReader;
+use safetensors::{Dtype, SafeTensors};
+use semisam_shared::weights::{Tensor, Weights, WeightsError};
+
+/// Keys under which checkpoints keep their weights, most specific first.
+const NESTS: [&str; 2] = ["model_state_dict.", "state_dict."];
+
+/// Put before every name by data-parallel training.
+const DATA_PARALLEL: &str = "module.";
+
+/// Counters of BatchNorm: integers, no weights.
+const COUNTER: &str = "num_batches_tracked";
+
+/// Why a file gives no weights.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The file cannot be read.
+    #[error("cannot read the model file `{path}`; check the path and the permissions")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Neither format.
+    #[error("`{path}` is neither a safetensors file nor a PyTorch checkpoint: {reason}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What the reader met.
+        reason: String,
+    },
+    /// A file without weights.
+    #[error("`{path}` holds no tensors; is it the checkpoint of a model?")]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A tensor that holds no floating-point numbers.
+    #[error("tensor `{name}` of `{path}` holds {found}, but weights are floating-point numbers")]
+    Type {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its element type.
+        found: String,
+    },
+    /// Shapes and values disagree.
+    #[error("the tensors of `{path}` are damaged")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// How.
+        #[source]
+        source: WeightsError,
+    },
+}
+
+/// Reads the weights in `path`, whichever of the two formats it has.
+///
+/// # Errors
+/// If the file cannot be read, is of neither format, or holds no weights.
+pub fn read(path: &Path) -> Result<Weights, CheckpointError> {
+    let at = || path.to_path_buf();
+    let bytes = fs::read(path).map_err(|source| CheckpointError::Read { path: at(), source })?;
+    // a safetensors file is the length of a JSON object in eight bytes, and then that object
+    let tensors = if bytes.get(8) == Some(&b'{') { safetensors(path, &bytes)? } else { pytorch(path)? };
+    let tensors = without_wrapping(tensors);
+    if tensors.is_empty() {
+        return Err(CheckpointError::Empty { path: at() });
+    }
+    Weights::new(tensors).map_err(|source| CheckpointError::Damaged { path: at(), source })
+}
+
+fn safetensors(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, CheckpointError> {
+    let format = |reason: String| CheckpointError::Format { path: path.to_path_buf(), reason };
+    let file = SafeTensors::deserialize(bytes).map_err(|e| format(e.to_string()))?;
+    let mut tensors = BTreeMap::new();
+    for (name, view) in file.iter().filter(|(name, _)| !name.ends_with(COUNTER)) {
+        let dtype = match view.dtype() {
+            Dtype::F32 => DType::F32,
+            Dtype::F64 => DType::F64,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            other => return Err(not_floating(path, name, &other)),
+        };
+        tensors.insert(name.to_owned(), widen(view.data().to_vec(), view.shape().to_vec(), dtype));
+    }
+    Ok(tensors)
+}
+
+fn pytorch(path: &Path) -> Result<BTreeMap<String, Tensor>, CheckpointError> {
+    let format = |reason: String| CheckpointError::Format { path: path.to_path_buf(), reason };
+    let file = PytorchReader::new(path).map_err(|e| format(e.to_string()))?;
+    let all = file.tensors();
+    let nest = NESTS.into_iter().find(|nest| all.keys().any(|name| name.starts_with(nest))).unwrap_or_default();
+    let mut tensors = BTreeMap::new();
+    for (name, tensor) in all.iter().filter_map(|(name, tensor)| Some((name.strip_prefix(nest)?, tensor))) {
+        if name.ends_with(COUNTER) {
+            continue;
+        }
+        let dtype = match tensor.dtype() {
+            pytorch_reader::DType::F32 => DType::F32,
+            pytorch_reader::DType::F64 => DType::F64,
+            pytorch_reader::DType::F16 => DType::F16,
+            pytorch_reader::DType::BF16 => DType::BF16,
+            other => return Err(not_floating(path, name, &other)),
+        };
+        let bytes = tensor.read().map_err(|e| format(e.to_string()))?;
+        tensors.insert(name.to_owned(), widen(bytes, tensor.shape().to_vec(), dtype));
+    }
+    Ok(tensors)
+}
+
+fn not_floating(path: &Path, name: &str, found: &dyn std::fmt::Debug) -> CheckpointError {
+    CheckpointError::Type { path: path.to_path_buf(), name: name.to_owned(), found: format!("{found:?}") }
+}
+
+fn widen(bytes: Vec<u8>, shape: Vec<usize>, dtype: DType) -> Tensor {
+    let data = TensorData::from_bytes_vec(bytes, shape.clone(), dtype).convert::<f32>();
+    Tensor { shape, values: data.into_vec().expect("converted to f32 in the line above") }
+}
+
+fn without_wrapping(tensors: BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
+    if !tensors.keys().all(|name| name.starts_with(DATA_PARALLEL)) {
+        return tensors;
+    }
+    tensors.into_iter().map(|(name, tensor)| (name[DATA_PARALLEL.len()..].to_owned(), tensor)).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,172 @@
+//! Which tensors a V-Net has, in the names of the published PyTorch network, and their first values.
+//!
+//! The network is a table: stages one after another, each a few units of convolution, GroupNorm and ReLU
+//! (spec/semisam.md, section 3; github yulequan/UA-MT `networks/vnet.py` gives the names). First values are PyTorch's
+//! defaults, drawn here from a ChaCha generator, so that a seed means the same model on every backend.
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use semisam_shared::weights::{Tensor, Weights};
+
+use super::VNetConfig;
+
+/// What the convolution of a stage's units does to the sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sampling {
+    /// 3x3x3, sides kept.
+    Same,
+    /// 2x2x2 with stride 2: sides halved. The stage's input is kept for the way up.
+    Down,
+    /// Transposed 2x2x2 with stride 2: sides doubled. What was kept at this level is added.
+    Up,
+}
+
+/// One stage of the network.
+#[derive(Clone, Copy, Debug)]
+pub struct Stage {
+    /// First part of its tensors' names.
+    pub name: &'static str,
+    /// What its convolutions do.
+    pub sampling: Sampling,
+    /// How many units it has.
+    pub units: usize,
+    /// Channels going in, in multiples of the first level's; 0 stands for the image.
+    inputs: usize,
+    /// Channels coming out, in the same multiples.
+    outputs: usize,
+    /// Whether dropout follows it in training, where it is used at all.
+    pub dropout: bool,
+}
+
+const fn stage(name: &'static str, sampling: Sampling, units: usize, inputs: usize, outputs: usize) -> Stage {
+    Stage { name, sampling, units, inputs, outputs, dropout: false }
+}
+
+const fn with_dropout(stage: Stage) -> Stage {
+    Stage { dropout: true, ..stage }
+}
+
+/// The stages in the order of computation; `out_conv` follows.
+pub const STAGES: [Stage; 17] = [
+    stage("block_one", Sampling::Same, 1, 0, 1),
+    stage("block_one_dw", Sampling::Down, 1, 1, 2),
+    stage("block_two", Sampling::Same, 2, 2, 2),
+    stage("block_two_dw", Sampling::Down, 1, 2, 4),
+    stage("block_three", Sampling::Same, 3, 4, 4),
+    stage("block_three_dw", Sampling::Down, 1, 4, 8),
+    stage("block_four", Sampling::Same, 3, 8, 8),
+    stage("block_four_dw", Sampling::Down, 1, 8, 16),
+    with_dropout(stage("block_five", Sampling::Same, 3, 16, 16)),
+    stage("block_five_up", Sampling::Up, 1, 16, 8),
+    stage("block_six", Sampling::Same, 3, 8, 8),
+    stage("block_six_up", Sampling::Up, 1, 8, 4),
+    stage("block_seven", Sampling::Same, 3, 4, 4),
+    stage("block_seven_up", Sampling::Up, 1, 4, 2),
+    stage("block_eight", Sampling::Same, 2, 2, 2),
+    stage("block_eight_up", Sampling::Up, 1, 2, 1),
+    with_dropout(stage("block_nine", Sampling::Same, 1, 1, 1)),
+];
+
+/// A tensor of the architecture.
+struct Entry {
+    name: String,
+    shape: Vec<usize>,
+    /// 1/√fan_in for what is drawn; `None` for the weight (one) and bias (zero) of a norm.
+    bound: Option<f32>,
+}
+
+/// Every tensor of the architecture, in order of computation.
+fn entries(config: &VNetConfig) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for stage in STAGES {
+        let outputs = stage.outputs * config.base_filters;
+        for unit in 0..stage.units {
+            let inputs = match (unit, stage.inputs) {
+                (0, 0) => config.in_channels,
+                (0, inputs) => inputs * config.base_filters,
+                _ => outputs,
+            };
+            let shape = match stage.sampling {
+                Sampling::Same => vec![outputs, inputs, 3, 3, 3],
+                Sampling::Down => vec![outputs, inputs, 2, 2, 2],
+                Sampling::Up => vec![inputs, outputs, 2, 2, 2],
+            };
+            let (convolution, norm) = (format!("{}.conv.{}", stage.name, 3 * unit), 3 * unit + 1);
+            convolution_entries(&mut entries, &convolution, shape, outputs);
+            for part in ["weight", "bias"] {
+                let name = format!("{}.conv.{norm}.{part}", stage.name);
+                entries.push(Entry { name, shape: vec![outputs], bound: None });
+            }
+        }
+    }
+    convolution_entries(&mut entries, "out_conv", vec![config.classes, config.base_filters, 1, 1, 1], config.classes);
+    entries
+}
+
+fn convolution_entries(entries: &mut Vec<Entry>, path: &str, shape: Vec<usize>, outputs: usize) {
+    // PyTorch takes the second extent as fan-in, which for a transposed convolution is its outputs
+    let fan_in: usize = shape[1..].iter().product();
+    let bound = Some((fan_in as f32).sqrt().recip());
+    entries.push(Entry { name: format!("{path}.weight"), shape, bound });
+    entries.push(Entry { name: format!("{path}.bias"), shape: vec![outputs], bound });
+}
+
+fn weights(config: &VNetConfig, mut value: impl FnMut(&Entry) -> f32) -> Weights {
+    let tensors = entries(config).into_iter().map(|entry| {
+        let values = (0..entry.shape.iter().product()).map(|_| value(&entry)).collect();
+        (entry.name, Tensor { shape: entry.shape, values })
+    });
+    Weights::new(tensors).expect("each tensor has as many values as its shape says")
+}
+
+/// Weights of this architecture, all zero: for names and shapes.
+pub fn blank(config: &VNetConfig) -> Weights {
+    weights(config, |_| 0.0)
+}
+
+/// First weights from a seed: U(±1/√fan_in) for convolutions and their biases, one and zero for norms.
+pub fn initial(config: &VNetConfig, seed: u64) -> Weights {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    weights(config, |entry| match entry.bound {
+        Some(bound) => random.random_range(-bound..bound),
+        None if entry.name.ends_with("weight") => 1.0,
+        None => 0.0,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_published_network_has_the_published_size() {
+        let config = VNetConfig::binary(16);
+        assert_eq!(blank(&config).count(), 9_448_866);
+        assert_eq!(VNetConfig::of(&blank(&config), None).expect("its own weights"), config);
+    }
+
+    #[test]
+    fn a_seed_is_a_model() {
+        let config = VNetConfig::binary(2);
+        assert_eq!(initial(&config, 7), initial(&config, 7));
+        assert_ne!(initial(&config, 7), initial(&config, 8));
+        let weights = initial(&config, 7);
+        let stem = weights.get("block_one.conv.0.weight").expect("there");
+        let bound = 1.0 / 27_f32.sqrt();
+        assert!(stem.values.iter().all(|v| v.abs() <= bound) && stem.values.iter().any(|v| v.abs() > bound / 2.0));
+        assert_eq!(weights.get("block_one.conv.1.weight").expect("there").values, [1.0, 1.0]);
+    }
+
+    #[test]
+    fn foreign_weights_are_named() {
+        let config = VNetConfig::binary(2);
+        let tensors: Vec<_> = blank(&config)
+            .iter()
+            .filter(|(name, _)| *name != "block_two.conv.3.bias")
+            .map(|(name, tensor)| (name.to_owned(), tensor.clone()))
+            .collect();
+        let error = VNetConfig::of(&Weights::new(tensors).expect("shapes fit"), None).expect_err("one is missing");
+        assert!(error.to_string().contains("missing [block_two.conv.3.bias]"), "{error}");
+        assert!(VNetConfig { groups: 3, ..config }.check().is_err());
+    }
+}

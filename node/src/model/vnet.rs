@@ -1,0 +1,145 @@
+//! The V-Net as a function of its weights (spec/semisam.md, section 3).
+//!
+//! The host's [`Weights`] are the truth; a [`VNet`] is their copy on a device for one use. Optimiser, teacher and clip
+//! work on the host's flat vector, so nothing of a run hides in a device or in a framework's module.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::{Tensor, TensorData, backend::AutodiffBackend, backend::Backend};
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use semisam_shared::weights::{self, Weights};
+
+use super::{
+    ModelError, VNetConfig,
+    conv::{self, operator::ConvBackend},
+    layout,
+    layout::{STAGES, Sampling},
+    norm,
+};
+
+/// Share of channels that dropout silences.
+const DROPOUT: f64 = 0.5;
+
+/// A network on a device.
+#[derive(Debug)]
+pub struct VNet<B: Backend> {
+    config: VNetConfig,
+    /// Shape and flat values of each tensor, by its name.
+    leaves: BTreeMap<String, (Vec<usize>, Tensor<B, 1>)>,
+}
+
+impl<B: ConvBackend> VNet<B> {
+    /// Copies `weights` to `device`.
+    ///
+    /// # Errors
+    /// If a tensor is missing, superfluous or of another shape than `config` asks for.
+    pub fn new(config: VNetConfig, weights: &Weights, device: &B::Device) -> Result<Self, ModelError> {
+        config.check()?;
+        layout::blank(&config).same_architecture(weights)?;
+        let leaves = weights.iter().map(|(name, tensor)| {
+            let values = TensorData::new(tensor.values.clone(), [tensor.values.len()]);
+            (name.to_owned(), (tensor.shape.clone(), Tensor::from_data(values, device)))
+        });
+        Ok(Self { config, leaves: leaves.collect() })
+    }
+
+    /// Logits of `images`; with `dropout`, masks are drawn from it.
+    ///
+    /// # Shapes
+    /// [batch, image channels, d, h, w] -> [batch, classes, d, h, w]; sides are multiples of 16.
+    ///
+    /// # Errors
+    /// If a side is no multiple of 16.
+    pub fn forward(
+        &self,
+        images: Tensor<B, 5>,
+        mut dropout: Option<&mut ChaCha8Rng>,
+    ) -> Result<Tensor<B, 5>, ModelError> {
+        let [_, _, d, h, w] = images.dims();
+        if [d, h, w].iter().any(|side| !side.is_multiple_of(16) || *side == 0) {
+            return Err(ModelError::Side { found: [d, h, w] });
+        }
+        let (mut x, mut kept) = (images, Vec::new());
+        for stage in STAGES {
+            if stage.sampling == Sampling::Down {
+                kept.push(x.clone());
+            }
+            for unit in 0..stage.units {
+                x = self.unit(stage.name, stage.sampling, unit, x);
+            }
+            if stage.sampling == Sampling::Up {
+                x = x + kept.pop().expect("the table goes up as often as down");
+            }
+            if let (true, Some(random)) = (stage.dropout, dropout.as_deref_mut()) {
+                x = drop_channels(x, random);
+            }
+        }
+        Ok(conv::pointwise(x, self.weight("out_conv.weight"), self.vector("out_conv.bias")))
+    }
+
+    /// Convolution, GroupNorm, ReLU.
+    fn unit(&self, stage: &str, sampling: Sampling, unit: usize, x: Tensor<B, 5>) -> Tensor<B, 5> {
+        let (convolution, normalisation) = (3 * unit, 3 * unit + 1);
+        let weight = self.weight(&format!("{stage}.conv.{convolution}.weight"));
+        let bias = self.vector(&format!("{stage}.conv.{convolution}.bias"));
+        let y = match sampling {
+            Sampling::Same => conv::same(x, weight, bias),
+            Sampling::Down => conv::halve(x, weight, bias),
+            Sampling::Up => conv::double(x, weight, bias),
+        };
+        let scale = self.vector(&format!("{stage}.conv.{normalisation}.weight"));
+        let shift = self.vector(&format!("{stage}.conv.{normalisation}.bias"));
+        norm::group_norm_relu(y, scale, shift, self.config.groups)
+    }
+
+    fn vector(&self, name: &str) -> Tensor<B, 1> {
+        self.leaves.get(name).expect("the weights were checked against the layout").1.clone()
+    }
+
+    fn weight(&self, name: &str) -> Tensor<B, 5> {
+        let (shape, values) = self.leaves.get(name).expect("the weights were checked against the layout");
+        let shape: [usize; 5] = shape.as_slice().try_into().expect("a convolution's weight has five dimensions");
+        values.clone().reshape(shape)
+    }
+}
+
+impl<B: ConvBackend + AutodiffBackend> VNet<B> {
+    /// Like [`VNet::new`], and the tensors record what is computed from them.
+    ///
+    /// # Errors
+    /// If the weights do not fit `config`.
+    pub fn tracked(config: VNetConfig, weights: &Weights, device: &B::Device) -> Result<Self, ModelError> {
+        let mut network = Self::new(config, weights, device)?;
+        for (_, values) in network.leaves.values_mut() {
+            *values = values.clone().require_grad();
+        }
+        Ok(network)
+    }
+
+    /// The gradient of every tensor, by the names of the weights; zero where nothing depends on it.
+    pub fn gradients(&self, gradients: &B::Gradients) -> Weights {
+        let tensors = self.leaves.iter().map(|(name, (shape, leaf))| {
+            let values = match leaf.grad(gradients) {
+                Some(gradient) => to_host(gradient.into_data()),
+                None => vec![0.0; shape.iter().product()],
+            };
+            (name.clone(), weights::Tensor { shape: shape.clone(), values })
+        });
+        Weights::new(tensors).expect("a gradient has its tensor's shape")
+    }
+}
+
+/// The values of a tensor that left its device.
+pub fn to_host(data: TensorData) -> Vec<f32> {
+    data.convert::<f32>().into_vec().expect("converted to f32 in the line above")
+}
+
+/// Silences each channel of each sample with probability 1/2 and doubles the rest.
+fn drop_channels<B: Backend>(x: Tensor<B, 5>, random: &mut ChaCha8Rng) -> Tensor<B, 5> {
+    let [batch, channels, ..] = x.dims();
+    let keep = 1.0 / (1.0 - DROPOUT) as f32;
+    let mask: Vec<f32> = (0..batch * channels).map(|_| if random.random_bool(DROPOUT) { 0.0 } else { keep }).collect();
+    let mask = Tensor::<B, 5>::from_data(TensorData::new(mask, [batch, channels, 1, 1, 1]), &x.device());
+    x * mask
+}

@@ -1,0 +1,94 @@
+use super::*;
+use crate::{data::volume::Volume, model::layout};
+
+const SETTINGS: LocalTraining = LocalTraining {
+    patch: [16, 16, 16],
+    local_steps: 2,
+    batch: 2,
+    learning_rate: 0.05,
+    momentum: 0.9,
+    weight_decay: 1e-4,
+    consistency_weight: 0.1,
+    pseudo_label_threshold: 0.6,
+    noise: 0.1,
+    augment: true,
+};
+
+fn scan(seed: u64, labelled: bool) -> PreparedScan {
+    let shape = [20, 18, 14];
+    let affine = [[2.5, 0.0, 0.0, 0.0], [0.0, 2.5, 0.0, 0.0], [0.0, 0.0, 2.5, 0.0], [0.0, 0.0, 0.0, 1.0]];
+    let mut random = generator(seed, "test scan", &[]);
+    let inside: Vec<bool> = (0..shape.iter().product::<usize>())
+        .map(|at| {
+            [at / 252, at / 14 % 18, at % 14].iter().zip([10, 9, 7]).map(|(i, c)| i.abs_diff(c).pow(2)).sum::<usize>()
+                < 25
+        })
+        .collect();
+    let image = inside.iter().map(|inside| f32::from(u8::from(*inside)) + super::super::normal(&mut random)).collect();
+    let labels = Volume { shape, affine, values: inside.iter().map(|inside| u8::from(*inside)).collect() };
+    PreparedScan { image: Volume { shape, affine, values: image }, labels: labelled.then_some(labels) }
+}
+
+fn cohort() -> Vec<PreparedPatient> {
+    let patient = |scans: &[(u64, bool)]| PreparedPatient {
+        scans: scans.iter().map(|(seed, labelled)| scan(*seed, *labelled)).collect(),
+    };
+    vec![patient(&[(1, true)]), patient(&[(2, false)]), patient(&[(3, true), (4, false)])]
+}
+
+fn deltas(patients: &[PreparedPatient], settings: &LocalTraining) -> Vec<Vec<u32>> {
+    let config = VNetConfig::binary(2);
+    let start = layout::initial(&config, 5);
+    let seeded: Vec<_> = patients.iter().zip(10..).collect();
+    let deltas = patient_deltas(Device::Cpu, config, &start, &seeded, settings, || {}).expect("they fit");
+    deltas.into_iter().map(|delta| delta.into_iter().map(f32::to_bits).collect()).collect()
+}
+
+/// spec/privacy.md, P1.
+#[test]
+fn a_patient_never_changes_another_ones_delta() {
+    let before = deltas(&cohort(), &SETTINGS);
+    assert!(before.iter().all(|delta| delta.iter().any(|bits| f32::from_bits(*bits) != 0.0)));
+    for perturbed in 0..3 {
+        let mut patients = cohort();
+        for value in &mut patients[perturbed].scans[0].image.values {
+            *value = -3.0 * *value + 1.0;
+        }
+        let after = deltas(&patients, &SETTINGS);
+        for patient in 0..3 {
+            assert_eq!(before[patient] == after[patient], patient != perturbed, "{patient} when {perturbed} changes");
+        }
+    }
+}
+
+#[test]
+fn deltas_do_not_depend_on_threads_or_company() {
+    let with_threads = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+        pool.install(|| deltas(&cohort(), &SETTINGS))
+    };
+    let one = with_threads(1);
+    assert_eq!(one, with_threads(2));
+    assert_eq!(one, with_threads(3));
+    assert_eq!(one[0], deltas(&cohort()[..1], &SETTINGS)[0]);
+}
+
+#[test]
+fn labels_of_unlabelled_scans_do_not_exist() {
+    let mut patients = cohort();
+    let labelled = deltas(&patients, &SETTINGS);
+    patients[0].scans[0].labels = None;
+    assert_ne!(labelled[0], deltas(&patients, &SETTINGS)[0]);
+    // with neither labels, pseudo-labels, agreement nor weight decay there is nothing to learn
+    let silent = LocalTraining { consistency_weight: 0.0, pseudo_label_threshold: 1.0, weight_decay: 0.0, ..SETTINGS };
+    assert!(deltas(&patients, &silent)[0].iter().all(|bits| f32::from_bits(*bits) == 0.0));
+}
+
+#[test]
+fn senseless_settings_are_named() {
+    let wrong = LocalTraining { patch: [48, 40, 32], ..SETTINGS };
+    assert!(wrong.check().expect_err("40").to_string().contains("patch"));
+    let wrong = LocalTraining { learning_rate: f64::NAN, ..SETTINGS };
+    assert!(wrong.check().expect_err("NaN").to_string().contains("learning_rate"));
+    assert!(LocalTraining::default().check().is_ok());
+}

@@ -109,7 +109,9 @@ fn metrics_are_those_of_the_reference() {
         for (theirs, ours) in &names {
             assert!(found.get(ours).is_some(), "case {case}: there is no `{ours}`");
             match (expected[theirs].as_f64(), found[ours].as_f64()) {
-                (Some(expected), Some(found)) => assert!((expected - found).abs() < 1e-6, "case {case}: {ours} {found}"),
+                (Some(expected), Some(found)) => {
+                    assert!((expected - found).abs() < 1e-6, "case {case}: {ours} {found}")
+                }
                 (expected, found) => assert_eq!(expected, found, "case {case}: {ours}"),
             }
         }
@@ -122,8 +124,26 @@ fn a_synthetic_hospital_is_sound_and_the_same_each_time() {
     let [one, two] = ["one", "two"].map(|name| folder.path().join(name));
     for out in [&one, &two] {
         let made = node!(
-            "--format", "json", "data", "synth", "--out", out, "--patients", "4", "--labelled", "1", "--shape", "12",
-            "10", "9", "--spacing", "2", "3", "4", "--seed", "5"
+            "--format",
+            "json",
+            "data",
+            "synth",
+            "--out",
+            out,
+            "--patients",
+            "4",
+            "--labelled",
+            "1",
+            "--shape",
+            "12",
+            "10",
+            "9",
+            "--spacing",
+            "2",
+            "3",
+            "4",
+            "--seed",
+            "5"
         );
         let made = made.done().json();
         assert_eq!((&made["patients"], &made["labelled_patients"]), (&4.into(), &1.into()));

@@ -37,7 +37,24 @@ pub(crate) fn scans(folder: &Path, seed: u32) {
     let sizes = ["--shape", "16", "16", "16", "--spacing", "4", "4", "4"];
     let [a, b, c, d, e, f, g, h] = sizes;
     node!(
-        "data", "synth", "--out", folder, "--patients", "3", "--labelled", "2", "--seed", seed, a, b, c, d, e, f, g, h
+        "data",
+        "synth",
+        "--out",
+        folder,
+        "--patients",
+        "3",
+        "--labelled",
+        "2",
+        "--seed",
+        seed,
+        a,
+        b,
+        c,
+        d,
+        e,
+        f,
+        g,
+        h
     )
     .done();
 }
@@ -181,7 +198,16 @@ impl Federation {
         let data = self.root().join(format!("{name}-scans"));
         scans(&data, seed);
         node!(
-            "init", "--dir", self.site(name), "--name", name, "--coordinator", self.address, "--data", data, "--device",
+            "init",
+            "--dir",
+            self.site(name),
+            "--name",
+            name,
+            "--coordinator",
+            self.address,
+            "--data",
+            data,
+            "--device",
             "cpu"
         )
         .done();
@@ -193,7 +219,15 @@ impl Federation {
             (self.root().join(format!("{name}.pem")), self.coordinator().join("consortium/authority.pem"));
         let request = self.site(name).join("tls/request.csr");
         let enrolled = coordinator!(
-            "--format", "json", "enroll", "--dir", self.coordinator(), "--request", request, "--out", issued
+            "--format",
+            "json",
+            "enroll",
+            "--dir",
+            self.coordinator(),
+            "--request",
+            request,
+            "--out",
+            issued
         );
         assert_eq!(enrolled.done().json()["name"], name);
         node!("enroll", "--dir", self.site(name), "--certificate", issued, "--authority", authority).done();

@@ -25,7 +25,15 @@ fn a_site_runs_with_the_samples_of_its_files() {
     let folder = TempDir::new().expect("a folder");
     let site = folder.path().join("site");
     let init = node!(
-        "init", "--dir", site, "--name", "hospital-a", "--coordinator", "localhost:7443", "--data", folder.path()
+        "init",
+        "--dir",
+        site,
+        "--name",
+        "hospital-a",
+        "--coordinator",
+        "localhost:7443",
+        "--data",
+        folder.path()
     );
     init.done();
     for name in ["node.toml", "policy.toml"] {
@@ -34,7 +42,11 @@ fn a_site_runs_with_the_samples_of_its_files() {
     let status = node!("--format", "json", "status", "--dir", site).done().json();
     assert_eq!(status["coordinator"], "coordinator.example.org:7443");
     let set = node!("--format", "json", "policy", "set", "--dir", site).done().json();
-    assert_eq!((&set["changed"], &set["policy"]["patients_min"]), (&false.into(), &3.into()), "the default is the sample");
+    assert_eq!(
+        (&set["changed"], &set["policy"]["patients_min"]),
+        (&false.into(), &3.into()),
+        "the default is the sample"
+    );
     node!("ledger", "verify", "--dir", site).done();
 }
 
@@ -45,7 +57,18 @@ fn a_consortium_starts_with_the_samples_of_its_files() {
         ["public", "student", "basis.safetensors", "coordinator"].map(|name| folder.path().join(name));
     scans(&data, 1);
     node!(
-        "train", "--data", data, "--out", student, "--steps", "1", "--patch", "16,16,16", "--spacing", "4", "--device",
+        "train",
+        "--data",
+        data,
+        "--out",
+        student,
+        "--steps",
+        "1",
+        "--patch",
+        "16,16,16",
+        "--spacing",
+        "4",
+        "--device",
         "cpu"
     )
     .done();

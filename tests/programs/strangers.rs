@@ -11,7 +11,7 @@ use semisam_shared::{
 
 use crate::{
     federation::{Federation, OUTPUT, events_of, plan},
-    running::{Running, coordinator, node, until},
+    running::{coordinator, node, until},
 };
 
 const DAY: u64 = 24 * 60 * 60 * 1000;
@@ -32,40 +32,36 @@ fn lines(federation: &Federation, site: &str, word: &str) -> Vec<String> {
     words.lines().filter(|line| line.contains(&name) && line.contains(word)).map(str::to_owned).collect()
 }
 
-fn turned_away(node: Running, parts: &[&str]) {
-    let log = node.words();
-    let code = node.ended();
-    assert_eq!(code, Some(2), "{log}");
-    for part in parts {
-        assert!(log.contains(part), "`{part}` is missing: {log}");
-    }
-}
-
 #[test]
 fn strangers_are_refused_and_the_others_finish() {
     let mut federation = Federation::found(&plan(2, 2, OUTPUT));
-    for (name, seed) in [("foreign", 1), ("expired", 2)] {
+    for (name, seed) in [("foreign", 1), ("late", 2)] {
         federation.hospital(name, seed);
     }
     let other = issue::new_authority("another consortium", 30, clock::now()).expect("made");
-    certify(&federation, "foreign", (&other.certificate_pem, &other.key_pem), 30, clock::now());
+    certify(&federation, "foreign", (&other.certificate_pem, &other.key_pem), 7, clock::now());
     let consortium = federation.coordinator().join("consortium");
     let [certificate, key] = ["authority.pem", "authority.key"].map(|name| fs::read_to_string(consortium.join(name)));
     let (certificate, key) = (certificate.expect("a certificate"), key.expect("a key"));
-    certify(&federation, "expired", (&certificate, &key), 1, UnixMillis(clock::now().0 - 9 * DAY));
+    certify(&federation, "late", (&certificate, &key), 1, UnixMillis(clock::now().0 - 9 * DAY));
 
-    for (name, reason) in [("foreign", "certificate"), ("expired", "expired")] {
+    for (name, reason) in [("foreign", "certificate"), ("late", "expired")] {
         let ended = node!("run", "--dir", federation.site(name)).says(2, &["refused", reason]);
         assert!(!ended.err.contains("trying again"), "{}", ended.err);
         let said = lines(&federation, name, "refused");
         assert_eq!(said.len(), 1, "{said:?}");
         federation.ledger_is_sound(name);
     }
-    assert!(lines(&federation, "expired", "expired").len() == 1, "{}", federation.server().words());
-    let installed = federation.site("expired").join("tls");
+    assert!(lines(&federation, "late", "expired").len() == 1, "{}", federation.server().words());
+    let installed = federation.site("late").join("tls");
     node!(
-        "enroll", "--dir", federation.site("expired"), "--certificate", installed.join("certificate.pem"),
-        "--authority", installed.join("authority.pem")
+        "enroll",
+        "--dir",
+        federation.site("late"),
+        "--certificate",
+        installed.join("certificate.pem"),
+        "--authority",
+        installed.join("authority.pem")
     )
     .says(2, &["expired", "ask the consortium for a new one"]);
 
@@ -77,7 +73,7 @@ fn strangers_are_refused_and_the_others_finish() {
     federation.ends_well(nodes);
     let verdict = federation.is_sound(2);
     assert_eq!(verdict["epsilon"]["north"]["releases"], 2, "{verdict:#}");
-    for name in ["foreign", "expired", "excluded"] {
+    for name in ["foreign", "late", "excluded"] {
         assert!(events_of(&federation.ledger(name), "RESERVE").is_empty(), "{name} spent nothing");
     }
 }

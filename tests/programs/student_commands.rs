@@ -19,7 +19,16 @@ const RELATIVE: f64 = 1e-3;
 fn imported_weights_compute_what_the_original_computes() {
     let (weights, reference) = (fixture("vnet/vnet_tiny.safetensors"), fixture("vnet/vnet_tiny_io.safetensors"));
     let ended = node!(
-        "--format", "json", "student", "verify", "--weights", weights, "--reference", reference, "--device", "cpu"
+        "--format",
+        "json",
+        "student",
+        "verify",
+        "--weights",
+        weights,
+        "--reference",
+        reference,
+        "--device",
+        "cpu"
     );
     let outputs = ended.done().json()["outputs"].as_array().expect("a list").clone();
     let gradients = outputs.iter().filter(|output| output["name"].as_str().is_some_and(|name| name.contains("grad")));
@@ -51,7 +60,17 @@ fn train_evaluate_and_predict_follow_one_another() {
 
     let model = out.join("model.safetensors");
     let lines = node!(
-        "--format", "json", "evaluate", "--model", model, "--data", data, "--patch", "16,16,16", "--spacing", "4"
+        "--format",
+        "json",
+        "evaluate",
+        "--model",
+        model,
+        "--data",
+        data,
+        "--patch",
+        "16,16,16",
+        "--spacing",
+        "4"
     );
     let lines = lines.done().lines();
     let (mean, cases) = lines.split_last().expect("cases");
@@ -63,8 +82,21 @@ fn train_evaluate_and_predict_follow_one_another() {
 
     let scan = fs::read_dir(data.join("images")).expect("scans").next().expect("one").expect("an entry").path();
     let told = node!(
-        "--format", "json", "predict", "--model", model, "--in", scan, "--out", mask, "--preview", picture, "--patch",
-        "16,16,16", "--spacing", "4"
+        "--format",
+        "json",
+        "predict",
+        "--model",
+        model,
+        "--in",
+        scan,
+        "--out",
+        mask,
+        "--preview",
+        picture,
+        "--patch",
+        "16,16,16",
+        "--spacing",
+        "4"
     );
     let told = told.done().json();
     same_grid(&checked(&scan), &checked(&mask));

@@ -56,15 +56,21 @@ fn a_changed_byte_or_a_cut_end_makes_the_verdict_unsound() {
         }
         fs::write(path, &sound).expect("restored");
     }
-    for path in [federation.journal(), federation.ledger("north"), largest.clone()] {
-        let sound = fs::read(&path).expect("there");
-        let last_line = sound[..sound.len() - 1].iter().rposition(|byte| *byte == b'\n').map_or(sound.len() / 2, |at| at + 1);
-        for length in [sound.len() - 7, last_line] {
+    // What only its owner heard of may be missing, as after a crash; what another party heard of may not.
+    for (path, kind) in [(federation.journal(), "UPDATE_ACCEPTED"), (federation.ledger("north"), "COMMIT")] {
+        let sound = fs::read_to_string(&path).expect("there");
+        let record = sound.find(&format!("\"type\":\"{kind}\"")).expect("there is one");
+        let line = sound[..record].rfind('\n').expect("not the first") + 1;
+        for length in [line, record] {
             fs::write(&path, &sound[..length]).expect("written");
             unsound(&format!("length {length}"), &path);
         }
         fs::write(&path, &sound).expect("restored");
     }
+    let sound = fs::read(largest).expect("there");
+    fs::write(largest, &sound[..sound.len() - 1]).expect("written");
+    unsound("the end", largest);
+    fs::write(largest, &sound).expect("restored");
     federation.is_sound(1);
 }
 

@@ -127,6 +127,7 @@ impl Participant {
     /// # Errors
     /// If going on is forbidden or cannot help.
     pub async fn run(&mut self, mut stop: watch::Receiver<bool>) -> Result<Outcome, ParticipantError> {
+        self.book.abandon_open("the program ended between RESERVE and COMMIT", clock::now())?;
         let mut attempt = 0;
         loop {
             let ended = match until_stopped(&mut stop, self.session(&mut attempt)).await {

@@ -50,7 +50,10 @@ impl Cost {
 
     /// For people: both relations, always.
     pub fn in_words(&self) -> String {
-        format!("{:.4} add/remove, {:.4} replace-one, at delta {}", self.add_remove, self.replace_one, self.delta)
+        // Rounded up: what was spent never looks smaller than it is.
+        let up = |epsilon: f64| (epsilon * 1e4).ceil() / 1e4;
+        let (add_remove, replace_one) = (up(self.add_remove), up(self.replace_one));
+        format!("{add_remove:.4} add/remove, {replace_one:.4} replace-one, at delta {}", self.delta)
     }
 }
 
@@ -59,6 +62,13 @@ impl Cost {
 pub struct Left {
     /// Epsilon (add/remove) below the policy's ceiling.
     pub add_remove: f64,
+}
+
+impl Left {
+    /// For people, rounded down.
+    pub fn in_words(&self) -> String {
+        format!("{:.4} add/remove", (self.add_remove * 1e4).floor() / 1e4)
+    }
 }
 
 /// What an approved plan costs.
@@ -169,7 +179,7 @@ impl Budget {
             ("cohort", account.cohort.clone()),
             ("epsilon at most", ceiling),
             ("epsilon spent", account.spent.in_words()),
-            ("epsilon left", format!("{:.4} add/remove", account.left.add_remove)),
+            ("epsilon left", account.left.in_words()),
         ])?;
         if account.plans.is_empty() {
             writeln!(rim.out, "\nno plan is approved: semisam-node policy approve DIGEST")?;

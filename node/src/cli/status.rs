@@ -84,7 +84,7 @@ impl Status {
             ("last round", last),
             ("ledger", format!("{} records", standing.records)),
             ("epsilon spent", budget.spent.in_words()),
-            ("epsilon left", format!("{:.4} add/remove", budget.left.add_remove)),
+            ("epsilon left", budget.left.in_words()),
         ])?;
         Ok(Exit::Done)
     }

@@ -7,7 +7,10 @@ use super::{
     step::{Batch, probabilities},
 };
 use crate::{
-    data::volume::{Image, LabelMap},
+    data::{
+        patch::{crop, pad, window_starts},
+        volume::{Image, LabelMap, Volume},
+    },
     device::{Device, TrainBackend, Work},
     model::{VNetConfig, vnet::VNet},
 };
@@ -83,97 +86,50 @@ impl Work for Scan<'_> {
     fn run<B: TrainBackend>(self, device: &B::Device) -> Self::Output {
         let network = VNet::<B::InnerBackend>::new(self.config, self.weights, device)?;
         let Windows { size, stride } = self.windows;
-        let (shape, classes) = (self.image.shape, self.config.classes);
-        let [xs, ys, zs] = std::array::from_fn(|axis| starts(shape[axis], size[axis], stride[axis]));
-        let mut sums = vec![0.0; classes * self.image.count()];
-        let mut visits = vec![0.0; self.image.count()];
-        for &x in &xs {
-            for &y in &ys {
-                for &z in &zs {
-                    let rows = rows(shape, size, [x, y, z]);
-                    let mut images = vec![0.0; size.iter().product()];
-                    for (from, to, length) in &rows {
-                        images[*to..to + length].copy_from_slice(&self.image.values[*from..from + length]);
-                    }
-                    let batch = Batch { images, samples: 1, patch: size };
-                    add(&probabilities::<B>(&network, &batch, None, device)?, &rows, (&mut sums, &mut visits), classes);
-                }
-            }
+        let classes = self.config.classes;
+        let (padded, first) = pad(self.image, size);
+        let mut sums = vec![0.0; classes * padded.count()];
+        let mut visits = vec![0.0; padded.count()];
+        for start in window_starts(padded.shape, size, stride) {
+            let window = crop(&padded, start.map(|at| at as i64), size);
+            let batch = Batch { images: window.values, samples: 1, patch: size };
+            let found = probabilities::<B>(&network, &batch, None, device)?;
+            add(&found, &rows(padded.shape, size, start), (&mut sums, &mut visits), classes);
         }
-        for class in sums.chunks_exact_mut(visits.len()) {
-            class.iter_mut().zip(&visits).for_each(|(sum, visits)| *sum /= visits);
+        let mut averages = Vec::with_capacity(classes * self.image.count());
+        for class in sums.chunks_exact(padded.count()) {
+            let values = class.iter().zip(&visits).map(|(sum, visits)| sum / visits).collect();
+            let average = Volume { values, ..padded.clone() };
+            averages.extend(crop(&average, first.map(|at| at as i64), self.image.shape).values);
         }
-        Ok(sums)
+        Ok(averages)
     }
 }
 
-fn add(window: &[f32], rows: &[(usize, usize, usize)], (sums, visits): (&mut [f32], &mut [f32]), classes: usize) {
+/// Adds a window's probabilities, row by row, to the sums and counts of the voxels that it covers.
+fn add(window: &[f32], rows: &[usize], (sums, visits): (&mut [f32], &mut [f32]), classes: usize) {
     let (voxels, of_window) = (visits.len(), window.len() / classes);
-    for &(to, from, length) in rows {
+    let length = of_window / rows.len();
+    for (row, &to) in rows.iter().enumerate() {
         visits[to..to + length].iter_mut().for_each(|visits| *visits += 1.0);
         for class in 0..classes {
             let sums = &mut sums[class * voxels + to..class * voxels + to + length];
-            let window = &window[class * of_window + from..class * of_window + from + length];
+            let window = &window[class * of_window + row * length..][..length];
             sums.iter_mut().zip(window).for_each(|(sum, p)| *sum += p);
         }
     }
 }
 
-/// First voxels of the windows along one axis; one, negative, window where the image is no longer than a window.
-fn starts(length: usize, size: usize, stride: usize) -> Vec<isize> {
-    let slack = length as isize - size as isize;
-    if slack <= 0 {
-        return vec![slack.div_euclid(2)];
-    }
-    let count = (slack as usize).div_ceil(stride) + 1;
-    (0..count).map(|window| ((window * stride) as isize).min(slack)).collect()
-}
-
-/// The rows that image and window have in common: offset in the image, offset in the window, length.
-fn rows(shape: [usize; 3], size: [usize; 3], start: [isize; 3]) -> Vec<(usize, usize, usize)> {
-    let range = |axis: usize| {
-        let first = (-start[axis]).max(0) as usize;
-        first..(shape[axis] as isize - start[axis]).min(size[axis] as isize) as usize
-    };
-    let z = range(2);
-    let mut rows = Vec::with_capacity(range(0).len() * range(1).len());
-    for x in range(0) {
-        for y in range(1) {
-            let inside = |at: usize, axis: usize| (at as isize + start[axis]) as usize;
-            let from = (inside(x, 0) * shape[1] + inside(y, 1)) * shape[2] + inside(z.start, 2);
-            rows.push((from, (x * size[1] + y) * size[2] + z.start, z.len()));
-        }
-    }
-    rows
+/// Where the rows of a window start in a volume that contains it.
+fn rows(shape: [usize; 3], size: [usize; 3], [x, y, z]: [usize; 3]) -> Vec<usize> {
+    let columns = (x..x + size[0]).flat_map(|x| (y..y + size[1]).map(move |y| (x, y)));
+    columns.map(|(x, y)| (x * shape[1] + y) * shape[2] + z).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::layout;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn windows_cover_every_voxel(
-            shape in prop::array::uniform3(1_usize..40), size in prop::array::uniform3(1_usize..20),
-            stride in prop::array::uniform3(1_usize..20),
-        ) {
-            let stride: [usize; 3] = std::array::from_fn(|axis| stride[axis].min(size[axis]));
-            let mut covered = vec![false; shape.iter().product()];
-            for x in starts(shape[0], size[0], stride[0]) {
-                for y in starts(shape[1], size[1], stride[1]) {
-                    for z in starts(shape[2], size[2], stride[2]) {
-                        for (from, to, length) in rows(shape, size, [x, y, z]) {
-                            prop_assert!(to + length <= size.iter().product());
-                            covered[from..from + length].fill(true);
-                        }
-                    }
-                }
-            }
-            prop_assert!(covered.iter().all(|covered| *covered));
-        }
-    }
 
     #[test]
     fn probabilities_add_up_to_one_on_the_grid_of_the_image() {

@@ -140,8 +140,26 @@ impl Recipe {
     /// Four hospitals with real scans: about fifteen minutes on two cores at 2.5 mm.
     pub fn real() -> Self {
         let synthetic = Self::synthetic();
-        let start = StartRecipe { volumes: 64, steps: 150, ..synthetic.start.clone() };
-        Self { name: "real scans", hospitals: 4, round_seconds: 900, expected_patients: 10, start, ..synthetic }
+        let start = StartRecipe {
+            volumes: 48,
+            steps: 60,
+            batch: 2,
+            learning_rate: 0.03,
+            basis_patients: 40,
+            shape: [56, 40, 24],
+        };
+        Self {
+            name: "real scans",
+            hospitals: 4,
+            rounds: 8,
+            round_seconds: 900,
+            patch: [64, 48, 32],
+            local_steps: 4,
+            expected_patients: 10,
+            coordinates: 16,
+            start,
+            ..synthetic
+        }
     }
 
     /// Two hospitals, two rounds, tiny scans: half a minute, to show that everything works.

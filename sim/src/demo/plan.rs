@@ -10,6 +10,9 @@ use semisam_shared::{
     plan::SIGMA,
 };
 
+/// The floor of a hospital's default policy.
+const NOISE_MULTIPLIER_MIN: f64 = 1.0;
+
 /// Every number of a demonstration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recipe {
@@ -196,9 +199,10 @@ impl Recipe {
         self.hospitals.saturating_sub(1).max(2)
     }
 
-    /// The noise multiplier that the budget demands.
+    /// The noise multiplier that the budget demands, or the least that a hospital's default policy allows if that is
+    /// more: a single round then spends less than the budget.
     pub fn noise_multiplier(&self) -> f64 {
-        calibrate(self.epsilon, self.delta, self.rounds)
+        calibrate(self.epsilon, self.delta, self.rounds).max(NOISE_MULTIPLIER_MIN)
     }
 
     /// The student network.
@@ -225,6 +229,11 @@ impl Recipe {
 
     /// `plan.toml`, as `semisam-coordinator init --plan` reads it, with the clip norm that the start gave.
     pub fn plan_toml(&self, clip_norm: f64) -> String {
+        let Self { name, rounds, round_seconds, base_filters, groups, local_steps, batch, .. } = self;
+        let Self { learning_rate, momentum, weight_decay, consistency_weight, .. } = self;
+        let Self { pseudo_label_threshold, noise, augment, epsilon, delta, expected_patients, .. } = self;
+        let Self { server_learning_rate, server_momentum, .. } = self;
+        let (quorum, noise_multiplier) = (self.quorum(), self.noise_multiplier());
         let [x, y, z] = self.spacing_mm;
         let [px, py, pz] = self.patch;
         format!(
@@ -258,7 +267,7 @@ augment = {augment}
 [privacy]
 unit = "patient"
 clip_norm = {clip_norm:?}
-noise_multiplier = {noise_multiplier:?}  # {rounds} rounds together spend epsilon {epsilon} at this delta
+noise_multiplier = {noise_multiplier:?}  # {rounds} rounds together spend at most epsilon {epsilon} at this delta
 delta = "{delta:e}"
 expected_patients = {expected_patients}
 
@@ -270,27 +279,6 @@ learning_rate = {server_learning_rate:?}
 momentum = {server_momentum:?}
 decay = "cosine"
 "#,
-            name = self.name,
-            rounds = self.rounds,
-            quorum = self.quorum(),
-            round_seconds = self.round_seconds,
-            base_filters = self.base_filters,
-            groups = self.groups,
-            local_steps = self.local_steps,
-            batch = self.batch,
-            learning_rate = self.learning_rate,
-            momentum = self.momentum,
-            consistency_weight = self.consistency_weight,
-            pseudo_label_threshold = self.pseudo_label_threshold,
-            weight_decay = self.weight_decay,
-            noise = self.noise,
-            augment = self.augment,
-            noise_multiplier = self.noise_multiplier(),
-            epsilon = self.epsilon,
-            delta = self.delta,
-            expected_patients = self.expected_patients,
-            server_learning_rate = self.server_learning_rate,
-            server_momentum = self.server_momentum,
         )
     }
 }
@@ -349,7 +337,9 @@ mod tests {
 
     #[test]
     fn a_default_policy_allows_every_recipe() {
-        for recipe in [Recipe::synthetic(), Recipe::real(), Recipe::smallest()] {
+        let single = Recipe { rounds: 1, ..Recipe::synthetic() };
+        for recipe in [Recipe::synthetic(), Recipe::real(), Recipe::smallest(), single] {
+            assert!(spent(recipe.noise_multiplier(), recipe.delta, recipe.rounds) <= recipe.epsilon);
             assert!(recipe.noise_multiplier() >= 1.0, "{}", recipe.name);
             assert!(recipe.epsilon <= 10.0 && recipe.delta <= 1e-5, "{}", recipe.name);
             assert!(recipe.start.basis_patients >= u64::from(recipe.coordinates), "{}", recipe.name);

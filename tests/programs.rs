@@ -1,1 +1,20 @@
 //! Black-box tests of the built programs, run as their users run them: real files, real QUIC on port 0, real signals.
+
+#[path = "programs/crashes.rs"]
+mod crashes; // kill -9 at the worst moments, restored backups
+#[path = "programs/data_commands.rs"]
+mod data_commands; // what `node data` and `node metrics` print about good and bad scans
+#[path = "programs/federation.rs"]
+mod federation; // a real federation on disk, made with the commands of the guide
+#[path = "programs/mistakes.rs"]
+mod mistakes; // what people do wrong: each names the thing and the remedy, and loses nothing
+#[path = "programs/running.rs"]
+mod running; // programs as processes: arguments, exit codes, output, signals
+#[path = "programs/samples.rs"]
+mod samples; // the files of deploy/ are read by the programs that they are for
+#[path = "programs/strangers.rs"]
+mod strangers; // nodes that must not be let in, while the others go on
+#[path = "programs/student_commands.rs"]
+mod student_commands; // local work with a student: verify, train, evaluate, predict
+#[path = "programs/tampering.rs"]
+mod tampering; // one changed byte anywhere, and the auditor says so

@@ -27,7 +27,7 @@ mod store;
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// The file system said no.
-    #[error("cannot read `{}`: run this program as a user who may", path.display())]
+    #[error("cannot read `{}`: check the path, and that this user may read it", path.display())]
     Read {
         /// Where.
         path: PathBuf,

@@ -12,6 +12,7 @@ use semisam_shared::{
     message::Task,
     plan::Plan,
     round::Rejection,
+    transport::TransportError,
 };
 use tokio::sync::watch;
 
@@ -99,6 +100,9 @@ impl ParticipantError {
             ParticipantError::NotApproved { .. }
             | ParticipantError::OtherCoordinator { .. }
             | ParticipantError::OldLedger { .. } => true,
+            ParticipantError::Client(
+                ClientError::File { .. } | ClientError::Transport(TransportError::Bind { .. }),
+            ) => false,
             ParticipantError::Client(error) => !error.may_pass(),
             _ => false,
         }

@@ -83,11 +83,23 @@ struct AsArgs {
     /// End when standard input closes.
     #[arg(long)]
     tethered: bool,
-    #[arg(value_enum)]
-    program: Program,
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    args: Vec<OsString>,
+    /// Which program, and what it is told. One list, so that every word after the program's name is that program's.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "PROGRAM")]
+    line: Vec<OsString>,
 }
+
+impl AsArgs {
+    /// The program and its arguments.
+    fn program(&self) -> Option<(Program, Vec<OsString>)> {
+        let (name, args) = self.line.split_first()?;
+        Some((Program::from_str(name.to_str()?, false).ok()?, args.to_vec()))
+    }
+}
+
+/// `as` was not followed by a program.
+#[derive(Debug, thiserror::Error)]
+#[error("`as` is followed by a program: node, coordinator or audit")]
+struct NoProgram;
 
 fn spacing(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
@@ -110,7 +122,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
             if args.tethered {
                 programs::tether();
             }
-            args.program.main(args.args)
+            match args.program() {
+                Some((program, args)) => program.main(args),
+                None => {
+                    complain(&NoProgram);
+                    USAGE
+                }
+            }
         }
         Verb::Demo(args) => demonstrate(&args, cli.format, &mut io::stdout().lock()),
     }
@@ -204,8 +222,18 @@ mod tests {
     fn everything_after_the_program_belongs_to_it() {
         let cli = parse("semisam-sim as --tethered node run --dir x --format json").expect("understood");
         let Verb::As(args) = cli.verb else { panic!("another program") };
-        assert!(args.tethered && args.program == Program::Node);
-        assert_eq!(args.args, ["run", "--dir", "x", "--format", "json"]);
+        assert!(args.tethered);
+        let (program, args) = args.program().expect("a program");
+        assert!(program == Program::Node && args == ["run", "--dir", "x", "--format", "json"], "{args:?}");
+        for line in ["semisam-sim as audit --format json verify x", "semisam-sim as audit --help -V --tethered"] {
+            let cli = parse(line).expect("understood");
+            let (Verb::As(args), Format::Text) = (cli.verb, cli.format) else { panic!("{line}") };
+            let (program, args) = args.program().expect("a program");
+            assert!(
+                program == Program::Audit && args.join(std::ffi::OsStr::new(" ")) == line.split_at(21).1,
+                "{args:?}"
+            );
+        }
     }
 
     #[test]
@@ -215,6 +243,7 @@ mod tests {
             assert!(parse(line).is_err(), "{line}");
         }
         assert_eq!(main(["semisam-sim", "dance"].map(OsString::from)), USAGE);
+        assert_eq!(main(["semisam-sim", "as", "dance"].map(OsString::from)), USAGE);
         assert_eq!(main(["semisam-sim", "--version"].map(OsString::from)), DONE);
     }
 }

@@ -30,25 +30,29 @@ pub(super) fn serve(arguments: &Serve, output: &mut Output<'_>) -> Result<(), Fa
     let listen = arguments.listen.unwrap_or(config.listen);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
+        // Before the address is told: whoever reads it may ask to stop at once.
+        let stop = stop_signal();
         let server = Server::bind(&folder, listen)?;
-        server.run(arguments.until_done, stop_signal()).await
+        server.run(arguments.until_done, stop).await
     })?;
     let status = Known::read(&folder)?.status(semisam_shared::clock::now());
     output.document(&status, || format!("stopped after round {} of {}", status.round, status.rounds))
 }
 
-/// Returns at the first SIGINT or SIGTERM.
+/// Ends at the first SIGINT or SIGTERM after this call.
 #[cfg(unix)]
-async fn stop_signal() {
+fn stop_signal() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        tracing::warn!("signals cannot be caught: a stop is like a crash, which loses nothing either");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+    let caught = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    async {
+        let (Ok(mut interrupt), Ok(mut terminate)) = caught else {
+            tracing::warn!("signals cannot be caught: a stop is like a crash, which loses nothing either");
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
     }
 }
 

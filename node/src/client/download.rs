@@ -53,7 +53,11 @@ async fn receive(connection: &Connection, blob: Digest, part: &Path, offset: u64
     exchange.finish().await?;
     match exchange.receive().await? {
         Response::Blob { length } => {
-            exchange.receive_file(part, offset, length).await?;
+            exchange.receive_file(part, offset, length).await.map_err(|error| match error {
+                // A full disk is this machine's fault, and no connection mends it: say so instead of trying again.
+                TransportError::File { what, path, source } => ClientError::File { action: what, path, source },
+                other => other.into(),
+            })?;
             Ok(length)
         }
         Response::Rejected(rejection) => Err(ClientError::Rejected(rejection)),

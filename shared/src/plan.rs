@@ -98,7 +98,7 @@ pub struct Training {
     pub pseudo_label_threshold: Decimal,
     /// Standard deviation of the noise on what the student sees; the teacher sees the clean crop.
     pub noise: Decimal,
-    /// Whether crops are turned and flipped in the axial plane.
+    /// Whether crops are turned and flipped in the axial plane, and their intensities varied.
     pub augment: bool,
 }
 

@@ -43,7 +43,7 @@ pub enum Event {
         /// Digest of the server's momentum before round 1.
         momentum: Digest,
     },
-    /// A site said hello for the first time, or with a new ledger.
+    /// A site said hello for the first time.
     SiteJoined {
         /// Its certificate's key.
         site: SiteId,

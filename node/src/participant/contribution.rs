@@ -162,8 +162,12 @@ impl Contributor {
             patients.iter().map(|prepared| (&prepared.patient, seed(&query, &prepared.name))).collect();
         let (done, all) = (AtomicUsize::new(0), seeded.len());
         let progress = || {
-            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-            tracing::debug!("round {}: {done} of {all} patients", query.round);
+            // In quarters, since the number of patients is nobody else's business.
+            let before = done.fetch_add(1, Ordering::Relaxed);
+            let quarter = |count: usize| 4 * count / all.max(1);
+            if quarter(before + 1) > quarter(before) {
+                tracing::info!("round {}: {} % trained", query.round, 25 * quarter(before + 1));
+            }
         };
         let deltas = patient_deltas(self.device, network(plan), &model, &seeded, &local_training(plan), progress)?;
         Ok(deltas.iter().map(|delta| projection.project(delta)).collect())
@@ -214,15 +218,21 @@ fn prepare_patient(patient: &Patient, scans: &Scans) -> Option<Prepared> {
         let spacing = scans.spacing_mm.map(|mm| mm.get());
         match prepare_scan(scan, spacing) {
             Ok(prepared) => Some(prepared),
-            Err(error) => {
-                tracing::error!("a scan is left out: {error}");
+            Err(_) => {
+                // No name and no path: logs are shown to others, and file names may hold patients' names.
+                tracing::error!(
+                    "a scan cannot be used and is left out: `semisam-node data check` names it and says why"
+                );
                 None
             }
         }
     });
     let patient_scans: Vec<PreparedScan> = usable.collect();
     let name = Digest::of(patient.id.as_bytes());
-    (!patient_scans.is_empty()).then(|| Prepared { name, patient: PreparedPatient { scans: patient_scans } })
+    if patient_scans.is_empty() {
+        return None;
+    }
+    Some(Prepared { name, patient: PreparedPatient { scans: patient_scans } })
 }
 
 /// A scan from disk at `spacing` millimetres, normalised, with its label where it has one.

@@ -65,7 +65,7 @@ pub struct LocalRun {
     pub consistency_weight: f64,
     /// Standard deviation of the teacher's input noise.
     pub noise: f64,
-    /// Whether crops are turned and flipped in the axial plane.
+    /// Whether crops are turned and flipped in the axial plane, and their intensities varied.
     pub augment: bool,
     /// Whether whole channels are dropped, in student and teacher.
     pub dropout: bool,

@@ -42,7 +42,7 @@ pub struct LocalTraining {
     pub pseudo_label_threshold: f64,
     /// Standard deviation of the noise on what the student sees; the released model sees the clean crop.
     pub noise: f64,
-    /// Whether crops are turned and flipped in the axial plane.
+    /// Whether crops are turned and flipped in the axial plane, and their intensities varied.
     pub augment: bool,
 }
 

@@ -40,7 +40,7 @@ pub struct Pretraining {
     pub patch: [usize; 3],
     /// First step size; it decays polynomially to zero.
     pub learning_rate: f64,
-    /// Whether crops are turned and flipped in the axial plane.
+    /// Whether crops are turned and flipped in the axial plane, and their intensities varied.
     pub augment: bool,
     /// Names the first weights and all draws.
     pub seed: u64,

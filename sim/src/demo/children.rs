@@ -3,7 +3,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    io::{self, Read, Write},
+    io::{self, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
 };
@@ -87,7 +87,8 @@ impl Invocation {
         std::iter::once(self.program.name().to_owned()).chain(quoted).collect::<Vec<_>>().join(" ")
     }
 
-    fn failed(&self, status: ExitStatus) -> ChildError {
+    /// The error of this command line having ended with `status`.
+    pub(crate) fn failed(&self, status: ExitStatus) -> ChildError {
         let (party, command, log) = (self.party.clone(), self.command(), self.log.clone());
         ChildError::Failed { party, command, status, tail: last_lines(&self.log), log }
     }
@@ -111,7 +112,7 @@ pub(crate) struct Launcher {
 }
 
 impl Launcher {
-    fn spawn(&self, invocation: &Invocation, stdout: Stdio) -> Result<(Child, ChildStdin), ChildError> {
+    fn spawn(&self, invocation: &Invocation, stdout: Stdio, stderr: Stdio) -> Result<(Child, ChildStdin), ChildError> {
         let mut log = disk::append(&invocation.log)?;
         // The log explains itself; if it cannot be written the program will say so.
         let _ = writeln!(log, "$ {}", invocation.command());
@@ -122,7 +123,7 @@ impl Launcher {
             .env("NO_COLOR", "1")
             .stdin(Stdio::piped())
             .stdout(stdout)
-            .stderr(log)
+            .stderr(stderr)
             .spawn()
             .map_err(invocation.io(false))?;
         let tether = child.stdin.take().expect("standard input was asked for as a pipe");
@@ -131,22 +132,20 @@ impl Launcher {
 
     /// Starts a program that runs beside this one.
     pub(crate) fn start(&self, invocation: Invocation) -> Result<Running, ChildError> {
-        let stdout = Stdio::from(disk::append(&invocation.log)?);
-        let (child, tether) = self.spawn(&invocation, stdout)?;
+        let words = || Ok::<_, ChildError>(Stdio::from(disk::append(&invocation.log)?));
+        let (child, tether) = self.spawn(&invocation, words()?, words()?)?;
         Ok(Running { child, invocation, _tether: tether, ended: None })
     }
 
     /// Runs a program to its end and returns what it wrote to standard output, whatever its exit code.
     pub(crate) fn finish(&self, invocation: &Invocation) -> Result<(ExitStatus, String), ChildError> {
-        let (mut child, tether) = self.spawn(invocation, Stdio::piped())?;
-        let mut bytes = Vec::new();
-        let mut stdout = child.stdout.take().expect("standard output was asked for as a pipe");
-        let read = stdout.read_to_end(&mut bytes).and_then(|_| child.wait());
+        let (child, tether) = self.spawn(invocation, Stdio::piped(), Stdio::piped())?;
+        let output = child.wait_with_output().map_err(invocation.io(true))?;
         drop(tether);
-        let status = read.map_err(invocation.io(true))?;
+        // Words come last, because a failure is told at their end.
         let mut log = disk::append(&invocation.log)?;
-        let _ = log.write_all(&bytes);
-        Ok((status, String::from_utf8_lossy(&bytes).into_owned()))
+        let _ = log.write_all(&output.stdout).and_then(|()| log.write_all(&output.stderr));
+        Ok((output.status, String::from_utf8_lossy(&output.stdout).into_owned()))
     }
 
     /// Runs a program that must end well.

@@ -175,7 +175,7 @@ pub(crate) fn enrol(
 
 /// The command that takes part in all rounds.
 pub(crate) fn run_node(hospital: &Hospital) -> Invocation {
-    node(hospital, &[&"run", &"--dir", &hospital.node(), &"--until-done"])
+    node(hospital, &[&"run", &"--dir", &hospital.node()])
 }
 
 /// The command that writes the newest model to a file.

@@ -201,14 +201,7 @@ impl Summary {
                 self.noise_multiplier
             )?;
         }
-        let outputs = &self.outputs;
-        writeln!(out, "\nmodel     {}", outputs.model.display())?;
-        writeln!(out, "picture   {} (prediction red, truth green)", outputs.picture.display())?;
-        writeln!(out, "journal   {}", outputs.journal.display())?;
-        for ledger in &outputs.ledgers {
-            writeln!(out, "ledger    {}", ledger.display())?;
-        }
-        writeln!(out, "summary   {}", outputs.summary.display())?;
+        self.outputs.write(out)?;
         if let Some(chaos) = &self.chaos {
             chaos.write(out)?;
         }
@@ -218,6 +211,18 @@ impl Summary {
             writeln!(out, "  {finding}")?;
         }
         Ok(())
+    }
+}
+
+impl Outputs {
+    fn write(&self, out: &mut dyn Write) -> std::fmt::Result {
+        writeln!(out, "\nmodel     {}", self.model.display())?;
+        writeln!(out, "picture   {} (prediction red, truth green)", self.picture.display())?;
+        writeln!(out, "journal   {}", self.journal.display())?;
+        for ledger in &self.ledgers {
+            writeln!(out, "ledger    {}", ledger.display())?;
+        }
+        writeln!(out, "summary   {}", self.summary.display())
     }
 }
 

@@ -59,8 +59,12 @@ pub struct Spent {
 pub(crate) fn audit(launcher: &Launcher, layout: &Layout) -> Result<Verdict, VerdictError> {
     let log = layout.root().join("audit.txt");
     let args: [&dyn AsRef<std::ffi::OsStr>; 4] = [&"verify", &layout.root(), &"--format", &"json"];
-    // An unsound folder is an exit code of 2 and a document all the same.
-    let (_, document) = launcher.finish(&Invocation::new("the auditor", Program::Audit, &log, &args))?;
+    let invocation = Invocation::new("the auditor", Program::Audit, &log, &args);
+    let (status, document) = launcher.finish(&invocation)?;
+    // An unsound folder is an exit code of 2 and a document all the same; anything else is no verdict.
+    if !matches!(status.code(), Some(0 | 2)) {
+        return Err(invocation.failed(status).into());
+    }
     serde_json::from_str(&document).map_err(|source| VerdictError::Unreadable { log, source })
 }
 

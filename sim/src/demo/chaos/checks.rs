@@ -59,6 +59,9 @@ pub(crate) struct Logs {
     pub(crate) ledgers: Vec<(String, Vec<LedgerEvent>)>,
 }
 
+/// Digest and length of each file that the named hospital and the coordinator keep of an update; none where it is missing.
+pub(crate) type Copies<'a> = &'a dyn Fn(&str, Digest) -> Vec<Option<(Digest, u64)>>;
+
 /// Reads the logs; the signatures are checked on the way.
 pub(crate) fn read(layout: &Layout, hospitals: &[Hospital], rounds: u32) -> Result<Logs, ChainFileError> {
     let coordinator = Cell::new(None);
@@ -94,9 +97,8 @@ fn log<E: Serialize + serde::de::DeserializeOwned>(
     }
 }
 
-/// Compares the logs with each other, and `bytes_of` with what they say: the lengths and digests of the files that a
-/// party keeps of one update.
-pub(crate) fn compare(logs: &Logs, bytes_of: &dyn Fn(&str, Digest) -> Vec<Option<(Digest, u64)>>) -> Checks {
+/// Compares the logs with each other, and with the files that the parties keep.
+pub(crate) fn compare(logs: &Logs, bytes_of: Copies<'_>) -> Checks {
     let mut problems = Vec::new();
     let mut check = |found: Vec<String>| {
         let holds = found.is_empty();
@@ -222,11 +224,7 @@ fn site(ledger: &[LedgerEvent]) -> Option<SiteId> {
 }
 
 /// Updates of this hospital that are not the same bytes in ledger, journal, and both folders.
-fn other_bytes(
-    logs: &Logs,
-    (name, ledger): &(String, Vec<LedgerEvent>),
-    bytes_of: &dyn Fn(&str, Digest) -> Vec<Option<(Digest, u64)>>,
-) -> Vec<String> {
+fn other_bytes(logs: &Logs, (name, ledger): &(String, Vec<LedgerEvent>), bytes_of: Copies<'_>) -> Vec<String> {
     let mut problems = Vec::new();
     let mut committed = BTreeMap::new();
     for event in ledger {

@@ -5,17 +5,19 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    net::SocketAddr,
+    net::{SocketAddr, UdpSocket},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use quinn::crypto::rustls::QuicServerConfig;
 use rustls::pki_types::CertificateDer;
+use sha2::{Digest, Sha256};
 use tokio::{
     sync::{Semaphore, mpsc},
     time::timeout,
 };
+use zeroize::Zeroizing;
 
 use super::{
     CLOSE_DONE, CLOSE_SUPERSEDED, Exchange, HANDSHAKE, MAX_STREAMS, TransportError, alert, explain_alert, frame::Guard,
@@ -28,10 +30,48 @@ use crate::{
 
 /// Handshakes at a time; from half of it on, new peers must first prove their address (RFC 9000, 8.1.2).
 const MAX_HANDSHAKES: usize = 256;
+/// Bytes of a connection id.
+const CONNECTION_ID: usize = 8;
 /// Connections at a time.
 const MAX_CONNECTIONS: usize = 4096;
 /// Connections of one site: a node that was killed and started again leaves some behind until they time out.
 const MAX_PER_SITE: usize = 4;
+
+/// Names the secret behind stateless resets apart from every other use of the private key's bytes.
+const RESET_DOMAIN: &[u8] = b"semisam/1 stateless reset\0";
+
+/// A configuration with which a coordinator that was killed and started again tells its old peers at once that their
+/// connections are gone (RFC 9000, 10.3): the reset secret is a function of the private key, so it survives the process.
+/// Without it every node would wait out the idle time.
+fn remembered(files: &TlsFiles) -> Result<quinn::EndpointConfig, TransportError> {
+    let read = |source| TransportError::File { what: "read", path: files.key.clone(), source };
+    let key = Zeroizing::new(std::fs::read(&files.key).map_err(read)?);
+    let secret: Zeroizing<[u8; 32]> =
+        Zeroizing::new(Sha256::new_with_prefix(RESET_DOMAIN).chain_update(key.as_slice()).finalize().into());
+    let reset = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret.as_slice());
+    let mut config = quinn::EndpointConfig::new(Arc::new(reset));
+    config.cid_generator(|| Box::new(RandomIds));
+    Ok(config)
+}
+
+/// Random connection ids. quinn's own carry a mark of this process, and it answers no reset to ids of an earlier one.
+struct RandomIds;
+
+impl quinn::ConnectionIdGenerator for RandomIds {
+    fn generate_cid(&mut self) -> quinn::ConnectionId {
+        let mut id = [0; CONNECTION_ID];
+        getrandom::fill(&mut id).expect("the operating system has random bytes");
+        quinn::ConnectionId::new(&id)
+    }
+
+    fn cid_len(&self) -> usize {
+        CONNECTION_ID
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
 
 /// A coordinator's socket.
 pub struct Listener {
@@ -48,8 +88,11 @@ impl Listener {
     pub fn bind(address: SocketAddr, files: &TlsFiles, revoked: RevocationCheck) -> Result<Self, TransportError> {
         let tls = ServerTls::load(files, revoked)?;
         let identity = tls.identity().clone();
-        let endpoint = quinn::Endpoint::server(quic_config(&tls, None)?.0, address)
-            .map_err(|source| TransportError::Bind { address: address.to_string(), source })?;
+        let bind = |source| TransportError::Bind { address: address.to_string(), source };
+        let socket = UdpSocket::bind(address).map_err(bind)?;
+        let config = Some(quic_config(&tls, None)?.0);
+        let endpoint =
+            quinn::Endpoint::new(remembered(files)?, config, socket, Arc::new(quinn::TokioRuntime)).map_err(bind)?;
         let (sender, peers) = mpsc::channel(64);
         let door = Arc::new(Door { tls, sites: Arc::default() });
         tokio::spawn(door.admit(endpoint.clone(), sender));

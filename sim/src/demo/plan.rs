@@ -160,6 +160,7 @@ impl Recipe {
             local_steps: 4,
             expected_patients: 10,
             coordinates: 16,
+            server_learning_rate: 6.0,
             start,
             ..synthetic
         }

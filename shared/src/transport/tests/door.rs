@@ -262,3 +262,50 @@ async fn a_listener_that_closes_says_so() {
     );
     assert!(taken.err().unwrap().to_string().contains("192.0.2.1:1"));
 }
+
+/// Forwards UDP between one client and whichever server `target` names.
+async fn forward(target: Arc<Mutex<SocketAddr>>) -> SocketAddr {
+    let front = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    let back = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    let address = front.local_addr().unwrap();
+    let client = Arc::new(Mutex::new(None));
+    let (inward, outward, from) = (front.clone(), back.clone(), client.clone());
+    tokio::spawn(async move {
+        let mut packet = vec![0; 2048];
+        while let Ok((length, sender)) = inward.recv_from(&mut packet).await {
+            *from.lock().unwrap() = Some(sender);
+            let server = *target.lock().unwrap();
+            let _ = outward.send_to(&packet[..length], server).await;
+        }
+    });
+    tokio::spawn(async move {
+        let mut packet = vec![0; 2048];
+        while let Ok((length, _)) = back.recv_from(&mut packet).await {
+            let known = *client.lock().unwrap();
+            if let Some(known) = known {
+                let _ = front.send_to(&packet[..length], known).await;
+            }
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_coordinator_ends_the_connections_of_the_killed_one_at_once() {
+    let consortium = Consortium::new("restart");
+    let files = consortium.coordinator();
+    let start = || Server::start(&consortium, &files, tls::none_revoked());
+    let (killed, restarted) = (start(), start());
+    let target = Arc::new(Mutex::new(killed.address));
+    let address = forward(target.clone()).await;
+    let dialer = Dialer::new(&consortium.site("hospital-a").0, None).unwrap();
+    let connection = dialer.connect(&address.to_string(), "localhost").await.unwrap();
+    let _: Answer = connection.ask(&Ask::Echo("before".into())).await.unwrap();
+    // From here on the packets reach a process that never heard of this connection, as after kill -9 and a restart.
+    *target.lock().unwrap() = restarted.address;
+    let lost = tokio::time::timeout(MAX_IDLE / 3, connection.ask::<_, Answer>(&Ask::Echo("after".into()))).await;
+    let error = lost.expect("the connection ends long before the idle time").unwrap_err();
+    assert!(matches!(error, TransportError::Lost(_)), "{error}");
+    let again = dialer.connect(&address.to_string(), "localhost").await.unwrap();
+    let _: Answer = again.ask(&Ask::Echo("again".into())).await.unwrap();
+}

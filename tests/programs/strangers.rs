@@ -8,6 +8,7 @@ use semisam_shared::{
     ids::UnixMillis,
     issue::{self, Role},
 };
+use serde_json::Value;
 
 use crate::{
     federation::{Federation, OUTPUT, events_of, plan},
@@ -68,24 +69,28 @@ fn strangers_are_refused_and_the_others_finish() {
     for (name, seed) in [("north", 3), ("south", 4), ("excluded", 5)] {
         federation.ready(name, seed);
     }
-    excluded_while_connected(&federation);
+    let excluded = excluded_while_connected(&federation);
     let nodes = vec![federation.run("north"), federation.run("south")];
     federation.ends_well(nodes);
     let verdict = federation.is_sound(2);
     assert_eq!(verdict["epsilon"]["north"]["releases"], 2, "{verdict:#}");
-    for name in ["foreign", "late", "excluded"] {
-        assert!(events_of(&federation.ledger(name), "RESERVE").is_empty(), "{name} spent nothing");
+    for closed in events_of(&federation.journal(), "ROUND_CLOSED") {
+        let contributors = closed["contributors"].as_array().expect("a list");
+        assert!(contributors.len() == 2 && !contributors.contains(&excluded), "{closed}");
+    }
+    for (name, spent) in [("foreign", 0), ("late", 0), ("excluded", 1)] {
+        assert_eq!(events_of(&federation.ledger(name), "RESERVE").len(), spent, "{name}");
+        federation.ledger_is_sound(name);
     }
 }
 
-/// It waits alone for others when the consortium excludes it.
-fn excluded_while_connected(federation: &Federation) {
+/// Its update is in the open round, and it asks what comes next, when the consortium excludes it. Answers its number.
+fn excluded_while_connected(federation: &Federation) -> Value {
     let excluded = federation.run("excluded");
-    until("the site joins", || {
-        events_of(&federation.journal(), "SITE_JOINED").iter().any(|event| event["name"] == "excluded").then_some(())
-    });
-    let told = coordinator!("--format", "json", "revoke", "--dir", federation.coordinator(), "excluded");
-    assert_eq!(told.done().json()["revoked"], true);
+    let accepted = || events_of(&federation.journal(), "UPDATE_ACCEPTED").first().cloned();
+    let site = until("its update is accepted", accepted)["receipt"]["site"].clone();
+    let told = coordinator!("--format", "json", "revoke", "--dir", federation.coordinator(), "excluded").done().json();
+    assert_eq!((&told["revoked"], &told["site"]), (&true.into(), &site));
     let log = federation.log("excluded");
     let code = excluded.ended();
     let words = fs::read_to_string(log).expect("a log");
@@ -96,4 +101,5 @@ fn excluded_while_connected(federation: &Federation) {
     node!("run", "--dir", federation.site("excluded")).says(2, &["revoked"]);
     let request = federation.site("excluded").join("tls/request.csr");
     coordinator!("enroll", "--dir", federation.coordinator(), "--request", request).says(2, &["excluded", "new key"]);
+    site
 }

@@ -43,7 +43,8 @@ pub enum Event {
         /// Digest of the server's momentum before round 1.
         momentum: Digest,
     },
-    /// A site said hello for the first time.
+    /// A site said hello for the first time. Rounds do not wait for it until it asks what to do: a data protection
+    /// officer's approval says hello too.
     SiteJoined {
         /// Its certificate's key.
         site: SiteId,
@@ -52,7 +53,7 @@ pub enum Event {
         /// The key of its ledger.
         ledger_key: PublicKey,
     },
-    /// A site that had missed a round is back.
+    /// A site asked what to do for the first time, or after it had missed a round: rounds wait for it from here on.
     SiteReturned {
         /// Which.
         site: SiteId,
@@ -148,7 +149,7 @@ pub enum Command {
 pub enum Presence {
     /// Rounds wait for it until their deadline.
     Active,
-    /// It missed the last round; rounds do not wait until it asks again.
+    /// It has not asked what to do, or missed the last round; rounds do not wait until it asks.
     Away,
     /// Excluded.
     Revoked,
@@ -272,7 +273,6 @@ impl Federation {
         match self.members.get(&site) {
             Some(member) if member.presence == Presence::Revoked => Err(Rejection::Revoked),
             Some(member) if member.ledger_key != ledger_key => Err(Rejection::ForeignLedger),
-            Some(member) if member.presence == Presence::Away => Ok(vec![Event::SiteReturned { site }]),
             Some(_) => Ok(vec![]),
             None => Ok(vec![Event::SiteJoined { site, name, ledger_key }]),
         }
@@ -368,7 +368,7 @@ impl Federation {
             }
             Event::SiteJoined { site, name, ledger_key } => {
                 let (name, ledger_key) = (name.clone(), *ledger_key);
-                let member = Member { name, ledger_key, presence: Presence::Active, ledger: Head::EMPTY };
+                let member = Member { name, ledger_key, presence: Presence::Away, ledger: Head::EMPTY };
                 self.members.insert(*site, member);
             }
             Event::SiteReturned { site } => self.set_presence(*site, Presence::Active),

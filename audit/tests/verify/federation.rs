@@ -290,6 +290,7 @@ impl World {
         for hospital in &hospitals {
             let (site, name, ledger_key) = (hospital.site, hospital.name.clone(), hospital.key.public());
             coordinator.act(Command::Join { site, name, ledger_key });
+            coordinator.act(Command::Contact { site });
         }
         let newest = Folded { model, momentum };
         Self { folder, coordinator, hospitals, plan, projection, newest, cheat }

@@ -86,7 +86,7 @@ pub(crate) fn happened(
             tracing::info!(site = %site.short(), sites = members_before + 1, "`{name}` joined");
         }
         Event::SiteReturned { site } => {
-            tracing::info!(site = %site.short(), "`{}` is back, rounds wait for it again", name(site));
+            tracing::info!(site = %site.short(), "`{}` takes part, rounds wait for it", name(site));
         }
         Event::SiteRevoked { site } => tracing::warn!(site = %site.short(), "`{}` is excluded", name(site)),
         Event::RoundOpened { round, model, deadline } => {

@@ -88,6 +88,7 @@ fn hello_negotiates_versions_and_keeps_a_site_to_its_ledger() {
     assert!(rig.driver.federation().members.is_empty());
     assert!(matches!(rig.ask(0, hello(0, 9, 0)), Response::Welcome { version: 1, .. }));
     assert_eq!(rig.ask(0, hello(1, 1, 7)), Response::Rejected(Rejection::ForeignLedger));
+    rig.task(0);
     rig.hello(1);
     rig.settle();
     let ledger = rig.accepted(0, 1).receipt.ledger;

@@ -176,11 +176,13 @@ impl Node {
         Request::Hello { oldest: 1, newest: 1, software: "test".into(), ledger_key, ledger: Head::EMPTY }
     }
 
-    /// Connects and says hello.
+    /// Connects, says hello, and asks what to do, so that rounds count on this site.
     pub(crate) async fn connect(&self, address: SocketAddr) -> Connection {
         let connection = self.dial(address).await.expect("connected");
         let welcome = ask(&connection, &self.hello()).await;
         assert!(matches!(welcome, Response::Welcome { version: 1, plan, .. } if plan == self.plan), "{welcome:?}");
+        let task = ask(&connection, &Request::Task).await;
+        assert!(matches!(task, Response::Task(_)), "{task:?}");
         connection
     }
 

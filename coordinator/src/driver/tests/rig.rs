@@ -108,7 +108,10 @@ impl Rig {
     pub(super) fn hello(&mut self, number: u8) -> Response {
         let ledger_key = PublicKey([number; 32]);
         let software = "test".into();
-        self.ask(number, Request::Hello { oldest: 1, newest: 1, software, ledger_key, ledger: Head::EMPTY })
+        let hello = Request::Hello { oldest: 1, newest: 1, software, ledger_key, ledger: Head::EMPTY };
+        let welcome = self.ask(number, hello);
+        self.ask(number, Request::Task);
+        welcome
     }
 
     pub(super) fn task(&mut self, number: u8) -> Task {

@@ -104,6 +104,7 @@ pub(super) fn finish(world: &mut World) {
     }
     for number in &live {
         world.act(join(*number, 0)).expect("welcome");
+        world.act(Command::Contact { site: site(*number) }).expect("known");
     }
     for _ in world.state.closed.len()..ROUNDS as usize {
         let closed = world.state.closed.len();

@@ -69,8 +69,13 @@ fn strangers_are_refused_and_the_others_finish() {
     for (name, seed) in [("north", 3), ("south", 4), ("excluded", 5)] {
         federation.ready(name, seed);
     }
+    // A round opens for two, and one of them is held, so that the round is open while the other one is excluded.
+    let south = federation.run("south");
+    until("south takes part", || events_of(&federation.journal(), "SITE_RETURNED").pop());
+    south.signal("STOP");
     let excluded = excluded_while_connected(&federation);
-    let nodes = vec![federation.run("north"), federation.run("south")];
+    south.signal("CONT");
+    let nodes = vec![federation.run("north"), south];
     federation.ends_well(nodes);
     let verdict = federation.is_sound(2);
     assert_eq!(verdict["epsilon"]["north"]["releases"], 2, "{verdict:#}");

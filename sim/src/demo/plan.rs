@@ -124,9 +124,9 @@ impl Recipe {
             clip_factor: 1.0,
             epsilon: 8.0,
             delta: 1e-5,
-            expected_patients: 20,
+            expected_patients: 36,
             coordinates: 32,
-            server_learning_rate: 3.0,
+            server_learning_rate: 4.0,
             server_momentum: 0.5,
             start: StartRecipe {
                 volumes: 24,
@@ -136,7 +136,7 @@ impl Recipe {
                 basis_patients: 40,
                 shape: [32, 32, 32],
             },
-            cohort: CohortRecipe { patients: 20, labelled: 5, held_out: 4, shape: [32, 32, 32] },
+            cohort: CohortRecipe { patients: 36, labelled: 9, held_out: 4, shape: [32, 32, 32] },
         }
     }
 

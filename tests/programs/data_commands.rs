@@ -174,4 +174,8 @@ fn a_full_standard_output_is_a_failure_and_a_closed_one_is_not_a_crash() {
     shell.args(["-c", "exec \"$@\" >/dev/full", "sh"]).arg(program.get_program()).args(program.get_args());
     shell.arg("metrics").args([&prediction, &truth]);
     finish_command(shell).says(1, &["cannot print the result"]);
+    let mut shell = Command::new("bash");
+    shell.args(["-c", "set -o pipefail; \"$@\" | (exec <&-; sleep 1)", "bash"]);
+    shell.arg(program.get_program()).args(program.get_args()).arg("metrics").args([&prediction, &truth]);
+    finish_command(shell).done();
 }

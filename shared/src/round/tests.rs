@@ -138,9 +138,8 @@ impl World {
         }
         for (index, event) in self.journal.iter().enumerate() {
             if let Event::RoundClosed { round, contributors, .. } = event {
-                let excluded = |site: &SiteId| {
-                    self.journal[..index].iter().any(|event| *event == Event::SiteRevoked { site: *site })
-                };
+                let before = &self.journal[..index];
+                let excluded = |site: &SiteId| before.contains(&Event::SiteRevoked { site: *site });
                 let accepted = self.journal.iter().filter_map(|event| match event {
                     Event::UpdateAccepted { receipt } if receipt.round == *round => Some(receipt.site),
                     _ => None,

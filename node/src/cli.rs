@@ -90,8 +90,8 @@ impl Command {
             Command::Status(command) => command.run(rim),
             Command::Ledger(command) => command.run(rim),
             Command::Run(command) => command.run(rim),
-            Command::Data(command) => finished(data::run_data(&command, rim.format, rim.out)?),
-            Command::Metrics(command) => finished(data::run_metrics(&command, rim.format, rim.out)?),
+            Command::Data(command) => Ok(data::run_data(&command, rim.format, rim.out)?),
+            Command::Metrics(command) => Ok(data::run_metrics(&command, rim.format, rim.out)?),
             Command::Train(command) => train_until_stopped(&command, rim),
             Command::Evaluate(command) => done(evaluate::run(&command, rim.format, rim.out)?),
             Command::Predict(command) => done(predict::run(&command, rim.format, rim.out)?),
@@ -102,10 +102,6 @@ impl Command {
 
 fn done((): ()) -> Result<Exit, Failure> {
     Ok(Exit::Done)
-}
-
-fn finished(code: u8) -> Result<Exit, Failure> {
-    Ok(if code == 0 { Exit::Done } else { Exit::Failed })
 }
 
 /// Local training stops cleanly on Ctrl-C and goes on at the next start.

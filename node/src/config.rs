@@ -9,8 +9,7 @@ mod document;
 
 use document::Document;
 
-/// What `device` may be.
-pub const DEVICES: [&str; 3] = ["auto", "cpu", "cuda"];
+use crate::device::DeviceChoice;
 
 /// The keys of `node.toml`.
 const NODE_KEYS: [&str; 6] = ["name", "coordinator", "server_name", "data", "device", "approver"];
@@ -54,8 +53,8 @@ pub struct NodeConfig {
     pub server_name: String,
     /// The folder of scans, an absolute path.
     pub data: PathBuf,
-    /// One of [`DEVICES`].
-    pub device: String,
+    /// Where the site trains.
+    pub device: DeviceChoice,
     /// Who approves plans here, unless the command line names somebody.
     pub approver: Option<String>,
 }
@@ -84,15 +83,17 @@ impl NodeConfig {
             }
         }
         let device = document.optional_text("device").unwrap_or_else(|| "auto".into());
-        if !DEVICES.contains(&device.as_str()) {
-            document.complain("device", &format!("`{device}` must be one of {}", DEVICES.join(", ")));
+        let choice = DeviceChoice::from_name(&device);
+        if choice.is_none() {
+            let names: Vec<&str> = DeviceChoice::ALL.iter().map(|choice| choice.name()).collect();
+            document.complain("device", &format!("`{device}` must be one of {}", names.join(", ")));
         }
         let config = Self {
             name: document.text("name").unwrap_or_default(),
             server_name: document.optional_text("server_name").or(host).unwrap_or_default(),
             coordinator: coordinator.unwrap_or_default(),
             data: document.text("data").map(PathBuf::from).unwrap_or_default(),
-            device,
+            device: choice.unwrap_or_default(),
             approver: document.optional_text("approver"),
         };
         document.finish()?;
@@ -112,7 +113,7 @@ impl NodeConfig {
             "# images/, labels/, patients.csv".to_owned(),
             format!("data = {}", quoted(&self.data.to_string_lossy())),
             "# auto, cpu or cuda".to_owned(),
-            format!("device = {}", quoted(&self.device)),
+            format!("device = {}", quoted(self.device.name())),
         ];
         match &self.approver {
             Some(approver) => lines.push(format!("approver = {}", quoted(approver))),
@@ -194,7 +195,7 @@ mod tests {
     fn the_shipped_samples_are_read_and_the_default_policy_is_the_sample() {
         let sample = |name: &str| format!("{}/../deploy/{name}", env!("CARGO_MANIFEST_DIR"));
         let config = NodeConfig::load(Path::new(&sample("node.toml"))).expect("sample");
-        assert_eq!((config.name.as_str(), config.device.as_str()), ("hospital-a", "auto"));
+        assert_eq!((config.name.as_str(), config.device.name()), ("hospital-a", "auto"));
         let shipped = load_policy(Path::new(&sample("policy.toml"))).expect("sample");
         assert_eq!(parse_policy(Path::new("policy.toml"), DEFAULT_POLICY).expect("default"), shipped);
         assert_eq!(shipped, crate::privacy::tests::policy());
@@ -207,7 +208,7 @@ mod tests {
             coordinator: "[::1]:7443".into(),
             server_name: "::1".into(),
             data: "/srv/scans \\ odd".into(),
-            device: "cpu".into(),
+            device: DeviceChoice::Cpu,
             approver: Some("Dr. Näß".into()),
         };
         assert_eq!(NodeConfig::parse(Path::new("node.toml"), &config.to_text()).expect("own text"), config);

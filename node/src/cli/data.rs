@@ -13,16 +13,11 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
-use super::Format;
+use super::{Exit, Format};
 use crate::data::folder::FolderError;
 use crate::data::metrics::{Distances, MetricsError, Scores, score, score_class};
 use crate::data::nifti::{NiftiError, WriteError, read_grid, read_image, read_labels, write_image};
 use crate::data::synth::{Style, SynthError, SynthSpec, write_cohort};
-
-/// Done.
-const DONE: u8 = 0;
-/// Something is not as it should be.
-const FAILED: u8 = 1;
 
 /// Why a command failed.
 #[derive(Debug, Error)]
@@ -124,8 +119,8 @@ pub struct MetricsArgs {
     pub class: Option<u8>,
 }
 
-/// Runs a `data` command. Returns the exit code.
-pub fn run_data(command: &DataCommand, format: Format, out: &mut dyn Write) -> Result<u8, DataCommandError> {
+/// Runs a `data` command. Returns how it ended.
+pub fn run_data(command: &DataCommand, format: Format, out: &mut dyn Write) -> Result<Exit, DataCommandError> {
     match command {
         DataCommand::Check(args) => check::run(args, format, out),
         DataCommand::Canonical(args) => canonical(args, format, out),
@@ -133,8 +128,8 @@ pub fn run_data(command: &DataCommand, format: Format, out: &mut dyn Write) -> R
     }
 }
 
-/// Runs `metrics`. Returns the exit code.
-pub fn run_metrics(args: &MetricsArgs, format: Format, out: &mut dyn Write) -> Result<u8, DataCommandError> {
+/// Runs `metrics`. Returns how it ended.
+pub fn run_metrics(args: &MetricsArgs, format: Format, out: &mut dyn Write) -> Result<Exit, DataCommandError> {
     let (prediction, truth) = (read_labels(&args.prediction)?, read_labels(&args.truth)?);
     let scores = match args.class {
         None => score(&prediction, &truth),
@@ -155,7 +150,7 @@ pub fn run_metrics(args: &MetricsArgs, format: Format, out: &mut dyn Write) -> R
             }
         }
     }
-    Ok(DONE)
+    Ok(Exit::Done)
 }
 
 /// Scores under the names that every command prints; distances are null where they do not exist.
@@ -179,7 +174,7 @@ pub fn scores_json(scores: &Scores) -> Map<String, Value> {
     fields
 }
 
-fn canonical(args: &CanonicalArgs, format: Format, out: &mut dyn Write) -> Result<u8, DataCommandError> {
+fn canonical(args: &CanonicalArgs, format: Format, out: &mut dyn Write) -> Result<Exit, DataCommandError> {
     if same_file(&args.input, &args.out) {
         return Err(DataCommandError::SameFile(args.input.clone()));
     }
@@ -195,14 +190,14 @@ fn canonical(args: &CanonicalArgs, format: Format, out: &mut dyn Write) -> Resul
             writeln!(out, "wrote {} ({}, {:?} voxels)", args.out.display(), grid.axes, grid.shape)?;
         }
     }
-    Ok(DONE)
+    Ok(Exit::Done)
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
-fn synth(args: &SynthArgs, format: Format, out: &mut dyn Write) -> Result<u8, DataCommandError> {
+fn synth(args: &SynthArgs, format: Format, out: &mut dyn Write) -> Result<Exit, DataCommandError> {
     let spec = SynthSpec {
         style: Style::from_seed(args.style.unwrap_or(args.seed)),
         shape: args.shape.as_slice().try_into().expect("clap takes exactly three extents"),
@@ -225,5 +220,5 @@ fn synth(args: &SynthArgs, format: Format, out: &mut dyn Write) -> Result<u8, Da
             args.out.display()
         )?,
     }
-    Ok(DONE)
+    Ok(Exit::Done)
 }

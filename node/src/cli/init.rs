@@ -18,7 +18,8 @@ use serde_json::json;
 
 use super::{Exit, Failure, Format, Rim};
 use crate::{
-    config::{DEFAULT_POLICY, DEVICES, NodeConfig, parse_policy, split_address},
+    config::{DEFAULT_POLICY, NodeConfig, parse_policy, split_address},
+    device::DeviceChoice,
     privacy::book::{Book, BookError},
     site_folder::SiteFolder,
 };
@@ -42,8 +43,8 @@ pub struct Init {
     #[arg(long)]
     pub data: PathBuf,
     /// Where to train
-    #[arg(long, default_value = "auto", value_parser = DEVICES)]
-    pub device: String,
+    #[arg(long, value_enum, default_value_t)]
+    pub device: DeviceChoice,
     /// Whose budget the ledger keeps, if one site has several cohorts
     #[arg(long, default_value = "all patients")]
     pub cohort: String,
@@ -163,7 +164,7 @@ impl Init {
             coordinator: self.coordinator.clone(),
             server_name: self.server_name.clone().unwrap_or_else(|| host.to_owned()),
             data: absolute,
-            device: self.device.clone(),
+            device: self.device,
             approver: self.approver.clone(),
         })
     }

@@ -9,7 +9,6 @@ use tokio::runtime::Builder;
 use super::{Dir, Exit, Failure, Format, Rim, resolve, signals};
 use crate::{
     client::Client,
-    device::DeviceChoice,
     participant::{Outcome, Participant, ParticipantError, contribution::Contributor},
     privacy::book::BookError,
     site_folder::SiteFolder,
@@ -30,9 +29,6 @@ enum RunError {
         "this site has no certificate yet: send `tls/request.csr` to the consortium, then run `semisam-node enroll`"
     )]
     NotEnrolled,
-    /// A device that does not exist.
-    #[error("`device` in node.toml is `{0}`: write auto, cpu or cuda")]
-    Device(String),
     /// The certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -45,9 +41,7 @@ impl Run {
         if !folder.is_enrolled() {
             return Err(Failure::refused(RunError::NotEnrolled));
         }
-        let choice = <DeviceChoice as clap::ValueEnum>::from_str(&config.device, true)
-            .map_err(|_| RunError::Device(config.device.clone()))?;
-        let contributor = Arc::new(Contributor::new(config.data.clone(), resolve(choice)?));
+        let contributor = Arc::new(Contributor::new(config.data.clone(), resolve(config.device)?));
         let book = folder.book()?;
         let site =
             book.ledger().owner.as_ref().map(|owner| owner.site).ok_or(BookError::Empty { path: folder.ledger() })?;

@@ -5,10 +5,10 @@
 //! eigenvectors of the deltas' second moments (not centred: the mean is the direction that matters most), computed from
 //! the small matrix of inner products between deltas, in f64.
 
-use semisam_shared::weights::{Tensor, Weights, WeightsError};
-
-/// Name of the tensor that holds a basis: [directions, parameters].
-pub const BASIS: &str = "basis";
+use semisam_shared::{
+    release_space::BASIS,
+    weights::{Tensor, Weights, WeightsError},
+};
 
 /// Directions with less than this share of the largest one's energy are rounding.
 const NEGLIGIBLE: f64 = 1e-10;
@@ -32,9 +32,6 @@ pub enum SubspaceError {
         /// How many there are.
         found: usize,
     },
-    /// A file without a basis.
-    #[error("the file holds no tensor `basis` of two dimensions")]
-    Missing,
     /// The tensor cannot be made.
     #[error(transparent)]
     Weights(#[from] WeightsError),
@@ -72,32 +69,13 @@ pub fn principal_directions(deltas: &[Vec<f32>], count: usize, kept: &[bool]) ->
     Ok(basis.into_iter().map(|row| row.into_iter().map(|value| value as f32).collect()).collect())
 }
 
-/// Which coordinates of the flat vector belong to tensors whose name starts with one of `prefixes`.
-pub fn coordinates_of(weights: &Weights, prefixes: &[&str]) -> Vec<bool> {
-    let kept = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
-    weights.iter().flat_map(|(name, tensor)| vec![kept(name); tensor.values.len()]).collect()
-}
-
-/// The basis as a file's single tensor.
+/// The basis as a file's single tensor [`BASIS`]: [directions, parameters].
 ///
 /// # Errors
 /// If rows differ in length.
 pub fn to_weights(basis: &[Vec<f32>]) -> Result<Weights, SubspaceError> {
     let shape = vec![basis.len(), basis.first().map_or(0, Vec::len)];
     Ok(Weights::new([(BASIS.to_owned(), Tensor { shape, values: basis.concat() })])?)
-}
-
-/// The rows of the basis in a file.
-///
-/// # Errors
-/// If the file has none.
-pub fn from_weights(file: &Weights) -> Result<Vec<Vec<f32>>, SubspaceError> {
-    match file.get(BASIS) {
-        Some(Tensor { shape, values }) if shape.len() == 2 && shape[1] > 0 => {
-            Ok(values.chunks_exact(shape[1]).map(<[f32]>::to_vec).collect())
-        }
-        _ => Err(SubspaceError::Missing),
-    }
 }
 
 fn masked(delta: &[f32], kept: &[bool]) -> Vec<f64> {
@@ -188,7 +166,8 @@ mod tests {
             assert!((inside - 1.0).abs() < 1e-4, "direction {i} lies in the hidden space: {inside}");
         }
         assert!(matches!(principal_directions(&deltas, 5, &[]), Err(SubspaceError::Rank { found: 4, .. })));
-        assert_eq!(from_weights(&to_weights(&found).expect("rows")).expect("a basis"), found);
+        let tensor = Tensor { shape: vec![3, 300], values: found.concat() };
+        assert_eq!(to_weights(&found).expect("rows").get(BASIS), Some(&tensor));
     }
 
     #[test]

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde_json::json;
 
-use super::super::Format;
-use super::{CheckArgs, DONE, DataCommandError, FAILED};
+use super::super::{Exit, Format};
+use super::{CheckArgs, DataCommandError};
 use crate::data::folder::{Cohort, Entry, FolderError, Listing, flat_files, must_match};
 use crate::data::nifti::{StoredGrid, read_grid, read_image, read_labels};
 
@@ -34,7 +34,7 @@ struct Finding {
     problem: Option<String>,
 }
 
-pub(super) fn run(args: &CheckArgs, format: Format, out: &mut dyn Write) -> Result<u8, DataCommandError> {
+pub(super) fn run(args: &CheckArgs, format: Format, out: &mut dyn Write) -> Result<Exit, DataCommandError> {
     let files = files(&args.dir)?;
     let (mut read, mut problems) = (0, 0);
     if format == Format::Text {
@@ -59,7 +59,7 @@ pub(super) fn run(args: &CheckArgs, format: Format, out: &mut dyn Write) -> Resu
         });
         writeln!(out, "{read} files, {problems} with problems{cohort}")?;
     }
-    Ok(if problems == 0 { DONE } else { FAILED })
+    Ok(if problems == 0 { Exit::Done } else { Exit::Failed })
 }
 
 /// Every file to look at, and what it should be.

@@ -35,7 +35,7 @@ fn call(args: &[&str]) -> Result<(u8, String), DataCommandError> {
         Command::Data(command) => run_data(&command, format, &mut out),
         Command::Metrics(args) => run_metrics(&args, format, &mut out),
     }?;
-    Ok((code, String::from_utf8(out).unwrap()))
+    Ok((code.code(), String::from_utf8(out).unwrap()))
 }
 
 fn lines(out: &str) -> Vec<Value> {

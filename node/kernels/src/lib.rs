@@ -1,0 +1,6 @@
+//! What training on the CPU spends its time in, written for the processor at hand.
+//!
+//! Slices in, slices out: this crate knows no tensor library. In reading order: [`simd`] (vectors, and which instructions
+//! are used).
+
+pub mod simd;

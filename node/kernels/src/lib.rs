@@ -1,8 +1,12 @@
 //! What training on the CPU spends its time in, written for the processor at hand.
 //!
 //! Slices in, slices out: this crate knows no tensor library. In reading order: [`simd`] (vectors, and which instructions
-//! are used), [`pool`] and [`resize`] (blocks and sizes of images).
+//! are used), [`pool`] and [`resize`] (blocks and sizes of images), [`attention`] (of a frozen
+//! transformer), [`peak`] (what their speed is measured against).
 
+pub mod attention;
+mod exponential;
+pub mod peak;
 pub mod pool;
 pub mod resize;
 pub mod simd;

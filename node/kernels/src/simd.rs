@@ -180,6 +180,9 @@ pub(crate) trait Vector: Copy {
 
     /// The sum of the numbers, in an order that is fixed for the type.
     unsafe fn sum(self) -> f32;
+
+    /// Two to the power of whole numbers between -126 and 127.
+    unsafe fn power_of_two(self) -> Self;
 }
 
 #[cfg(test)]
@@ -211,6 +214,7 @@ mod tests {
                 check(x.positive_or_zero(y), &|a, b| if a > 0.0 { b } else { 0.0 });
                 check(x.mul_add(y, V::splat(0.5)), &|a, b| a * b + 0.5);
                 assert_eq!(x.sum(), a.iter().sum::<f32>());
+                check(x.sub(V::splat(0.5)).power_of_two(), &|a, _| (a - 0.5).exp2());
                 assert!(V::splat(f32::NAN).max(V::splat(1.0)).sum() == V::LANES as f32);
             }
         }

@@ -84,4 +84,10 @@ impl Vector for Lanes {
         // SAFETY: the caller has the instructions
         unsafe { _mm512_reduce_add_ps(self.0) }
     }
+
+    #[inline(always)]
+    unsafe fn power_of_two(self) -> Self {
+        // SAFETY: the caller has the instructions
+        unsafe { Self(_mm512_scalef_ps(_mm512_set1_ps(1.0), self.0)) }
+    }
 }

@@ -84,4 +84,13 @@ impl Vector for Lanes {
         // SAFETY: the caller has the instructions
         unsafe { vaddvq_f32(self.0) }
     }
+
+    #[inline(always)]
+    unsafe fn power_of_two(self) -> Self {
+        // SAFETY: the caller has the instructions
+        unsafe {
+            let exponent = vaddq_s32(vcvtnq_s32_f32(self.0), vdupq_n_s32(127));
+            Self(vreinterpretq_f32_s32(vshlq_n_s32::<23>(exponent)))
+        }
+    }
 }

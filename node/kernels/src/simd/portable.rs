@@ -68,4 +68,9 @@ impl Vector for Lanes {
     unsafe fn sum(self) -> f32 {
         self.0.iter().sum()
     }
+
+    #[inline(always)]
+    unsafe fn power_of_two(self) -> Self {
+        Self(self.0.map(|power| f32::from_bits(((power as i32 + 127) as u32) << 23)))
+    }
 }

@@ -1,0 +1,411 @@
+//! A block of queries of one head against all its keys.
+
+use super::{Attention, Packed, Padding, Positions, Tokens};
+use crate::{
+    exponential::exp,
+    simd::{Kernel, Vector},
+};
+
+/// Queries of a block: a multiple of the rows of every register block.
+pub(super) const BLOCK: usize = 24;
+
+/// Keys whose scores are held at a time: a multiple of every panel.
+const CHUNK: usize = 128;
+
+/// Keys of a panel: the columns of a register block.
+pub(super) const fn panel<V: Vector>() -> usize {
+    columns::<V>() * V::LANES
+}
+
+/// Vectors side by side in a register block: six rows by four fill 32 registers, six by two 16.
+const fn columns<V: Vector>() -> usize {
+    if V::ROWS >= 8 { 4 } else { 2 }
+}
+
+/// What each of a block's queries attends to.
+pub(super) struct Block<'a> {
+    pub(super) extents: &'a Attention<'a>,
+    pub(super) head: usize,
+    /// The first query.
+    pub(super) first: usize,
+    pub(super) queries: Tokens<'a>,
+    pub(super) packed: &'a Packed,
+    /// [queries of the block, width].
+    pub(super) out: &'a mut [f32],
+}
+
+impl Kernel for Block<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        // SAFETY: the caller has the instructions
+        unsafe {
+            match V::ROWS {
+                8.. => self.attend::<V, 6, 4>(),
+                4.. => self.attend::<V, 6, 2>(),
+                _ => self.attend::<V, 2, 2>(),
+            }
+        }
+    }
+}
+
+/// What is known of the queries of a block after some of the keys.
+struct State {
+    /// [BLOCK, width], times the scale.
+    queries: Vec<f32>,
+    /// [BLOCK, CHUNK].
+    scores: Vec<f32>,
+    /// [BLOCK, padded width]: the sum of the values so far, by their weights.
+    sums: Vec<f32>,
+    /// Of each query, the largest score so far.
+    largest: [f32; BLOCK],
+    /// Of each query, the sum of the weights so far, where the largest score's weight is one.
+    total: [f32; BLOCK],
+}
+
+impl Block<'_> {
+    /// With register blocks of `R` rows and `C` vectors.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `V`.
+    #[inline(always)]
+    unsafe fn attend<V: Vector, const R: usize, const C: usize>(self) {
+        let Attention { keys, width, .. } = *self.extents;
+        let (panel, padded) = (panel::<V>(), width.next_multiple_of(V::LANES));
+        let rows = self.out.len() / width;
+        // SAFETY: the caller has the instructions
+        let (mut state, between) = unsafe { (self.start::<V>(rows, padded), self.between_planes(rows)) };
+        for chunk in (0..keys).step_by(CHUNK) {
+            let here = CHUNK.min(keys - chunk);
+            for row in (0..rows).step_by(R) {
+                let queries = &state.queries[row * width..];
+                for at in (0..here).step_by(panel) {
+                    let keys = &self.packed.keys[(chunk + at) * width..][..panel * width];
+                    let scores = &mut state.scores[row * CHUNK + at..];
+                    // SAFETY: the caller has the instructions
+                    unsafe { scores_of::<V, R, C>(queries, keys, width, scores) };
+                }
+            }
+            for row in 0..rows {
+                self.add_positions(&mut state.scores[row * CHUNK..][..here], chunk, row, &between);
+                // SAFETY: the caller has the instructions
+                unsafe { state.weigh::<V>(row, here, padded) };
+            }
+            let values = &self.packed.values[chunk * padded..][..here * padded];
+            for row in (0..rows).step_by(R) {
+                let (weights, sums) = (&state.scores[row * CHUNK..], &mut state.sums[row * padded..]);
+                // SAFETY: the caller has the instructions
+                unsafe { add_values::<V, R, C>(weights, values, padded, sums) };
+            }
+        }
+        for (row, out) in self.out.chunks_exact_mut(width).enumerate() {
+            let share = 1.0 / state.total[row];
+            out.iter_mut().zip(&state.sums[row * padded..]).for_each(|(out, sum)| *out = sum * share);
+        }
+    }
+
+    /// Before the first key: nothing, or the padding.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `V`.
+    #[inline(always)]
+    unsafe fn start<V: Vector>(&self, rows: usize, padded: usize) -> State {
+        let Attention { width, scale, positions, .. } = *self.extents;
+        let mut state = State {
+            queries: vec![0.0; BLOCK * width],
+            scores: vec![0.0; BLOCK * CHUNK],
+            sums: vec![0.0; BLOCK * padded],
+            largest: [f32::NEG_INFINITY; BLOCK],
+            total: [0.0; BLOCK],
+        };
+        for (row, scaled) in state.queries.chunks_exact_mut(width).take(rows).enumerate() {
+            let query = self.queries.of(self.head, self.first + row, width);
+            scaled.iter_mut().zip(query).for_each(|(scaled, query)| *scaled = query * scale);
+        }
+        let Some((positions, padding)) = positions.and_then(|all| Some((all, all.padding?))) else { return state };
+        let key = &padding.key[self.head * width..][..width];
+        let value = &padding.value[self.head * width..][..width];
+        for row in 0..rows {
+            let tables = self.tables(&positions, row);
+            // SAFETY: the caller has the instructions
+            let (score, weight) = unsafe {
+                let product = dot::<V>(&state.queries[row * width..][..width], key);
+                let (score, weight) = weigh_padding::<V>(tables, &padding);
+                (product + score, weight)
+            };
+            (state.largest[row], state.total[row]) = (score, weight);
+            let sums = &mut state.sums[row * padded..][..width];
+            sums.iter_mut().zip(value).for_each(|(sum, value)| *sum = weight * value);
+        }
+        state
+    }
+
+    fn tables<'a>(&self, positions: &Positions<'a>, row: usize) -> [&'a [f32]; 3] {
+        let query = self.head * self.extents.queries + self.first + row;
+        std::array::from_fn(|axis| {
+            let side = positions.window[axis];
+            &positions.tables[axis][query * side..][..side]
+        })
+    }
+
+    /// What the places of the keys of a plane add for each query, [rows, h, w].
+    #[inline(always)]
+    fn between_planes(&self, rows: usize) -> Vec<f32> {
+        let Some(positions) = self.extents.positions else { return Vec::new() };
+        let [_, h, w] = positions.grid();
+        let mut sums = Vec::with_capacity(rows * h * w);
+        for row in 0..rows {
+            let [_, of_h, of_w] = self.tables(&positions, row);
+            for of_h in &of_h[..h] {
+                sums.extend(of_w[..w].iter().map(|of_w| of_h + of_w));
+            }
+        }
+        sums
+    }
+
+    /// Adds what the keys' places add to the scores of the keys from `first`.
+    #[inline(always)]
+    fn add_positions(&self, scores: &mut [f32], first: usize, row: usize, between: &[f32]) {
+        let Some(positions) = self.extents.positions else { return };
+        let [_, h, w] = positions.grid();
+        let ([of_d, ..], between) = (self.tables(&positions, row), &between[row * h * w..][..h * w]);
+        let (mut at, mut key) = (0, first);
+        while at < scores.len() {
+            let (plane, place) = (key / (h * w), key % (h * w));
+            let run = (h * w - place).min(scores.len() - at);
+            let of_plane = of_d[plane];
+            for (score, between) in scores[at..at + run].iter_mut().zip(&between[place..]) {
+                *score += between + of_plane;
+            }
+            (at, key) = (at + run, key + run);
+        }
+    }
+}
+
+impl State {
+    /// Turns the scores of `here` keys into weights, and what was summed before into the same measure.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `V`.
+    #[inline(always)]
+    unsafe fn weigh<V: Vector>(&mut self, row: usize, here: usize, padded: usize) {
+        let scores = &mut self.scores[row * CHUNK..][..here.next_multiple_of(V::LANES)];
+        scores[here..].fill(f32::NEG_INFINITY);
+        // SAFETY: the caller has the instructions; a chunk is as long as a vector
+        unsafe {
+            let mut largest = V::splat(self.largest[row]);
+            for scores in scores.chunks_exact(V::LANES) {
+                largest = V::load(scores.as_ptr()).max(largest);
+            }
+            let largest = largest_of(largest);
+            if largest > self.largest[row] {
+                let factor = (self.largest[row] - largest).exp();
+                self.total[row] *= factor;
+                self.sums[row * padded..][..padded].iter_mut().for_each(|sum| *sum *= factor);
+                self.largest[row] = largest;
+            }
+            let (largest, mut total) = (V::splat(self.largest[row]), V::splat(0.0));
+            for scores in scores.chunks_exact_mut(V::LANES) {
+                let weight = exp(V::load(scores.as_ptr()).sub(largest));
+                weight.store(scores.as_mut_ptr());
+                total = total.add(weight);
+            }
+            self.total[row] += total.sum();
+        }
+    }
+}
+
+/// The largest number of a vector.
+///
+/// # Safety
+/// The processor has the instructions of `V`.
+#[inline(always)]
+unsafe fn largest_of<V: Vector>(vector: V) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    assert!(V::LANES <= lanes.len());
+    // SAFETY: the caller has the instructions; the assertion holds that there is room
+    unsafe { vector.store(lanes.as_mut_ptr()) };
+    lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// The product of two runs of equal length.
+///
+/// # Safety
+/// The processor has the instructions of `V`.
+#[inline(always)]
+unsafe fn dot<V: Vector>(a: &[f32], b: &[f32]) -> f32 {
+    let (a, b) = (a.chunks_exact(V::LANES), b.chunks_exact(V::LANES));
+    let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
+    // SAFETY: the caller has the instructions; a chunk is as long as a vector
+    unsafe {
+        let mut sum = V::splat(0.0);
+        for (a, b) in a.zip(b) {
+            sum = V::load(a.as_ptr()).mul_add(V::load(b.as_ptr()), sum);
+        }
+        sum.sum() + rest
+    }
+}
+
+/// What the places of the padding amount to for a query: the largest addend, and the sum of `exp(addend - largest)`.
+///
+/// The padding is what lies beyond the grid along d, or within along d and beyond along h, or within along both and
+/// beyond along w. In each of the three the sum of products is a product of sums, and all terms are positive.
+///
+/// # Safety
+/// The processor has the instructions of `V`.
+#[inline(always)]
+unsafe fn weigh_padding<V: Vector>(tables: [&[f32]; 3], padding: &Padding) -> (f32, f32) {
+    let near_and_far = |axis: usize| tables[axis].split_at(padding.grid[axis]);
+    let parts = [0, 1, 2].map(near_and_far);
+    // SAFETY: the caller has the instructions
+    let parts = parts.map(|(near, far)| unsafe { (Weight::of::<V>(near), Weight::of::<V>(far)) });
+    let [(near_d, far_d), (near_h, far_h), (near_w, far_w)] = parts;
+    let all_w = near_w.or(far_w);
+    let all_h = near_h.or(far_h);
+    let sum = far_d.and(all_h).and(all_w).or(near_d.and(far_h).and(all_w)).or(near_d.and(near_h).and(far_w));
+    (sum.largest, sum.total)
+}
+
+/// A sum of exponentials, as the largest exponent and the sum divided by its exponential.
+#[derive(Clone, Copy)]
+struct Weight {
+    largest: f32,
+    total: f32,
+}
+
+impl Weight {
+    /// Of some exponents.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `V`.
+    #[inline(always)]
+    unsafe fn of<V: Vector>(exponents: &[f32]) -> Self {
+        let largest = exponents.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut total = 0.0;
+        for exponents in exponents.chunks(V::LANES) {
+            let mut lanes = [f32::NEG_INFINITY; 16];
+            lanes.iter_mut().zip(exponents).for_each(|(lane, exponent)| *lane = exponent - largest);
+            // SAFETY: the caller has the instructions; no vector is longer than the array
+            unsafe { exp(V::load(lanes.as_ptr())).store(lanes.as_mut_ptr()) };
+            total += lanes[..exponents.len()].iter().sum::<f32>();
+        }
+        Self { largest, total }
+    }
+
+    /// The product of two sums.
+    fn and(self, other: Self) -> Self {
+        Self { largest: self.largest + other.largest, total: self.total * other.total }
+    }
+
+    /// The sum of two sums.
+    fn or(self, other: Self) -> Self {
+        let (more, less) = if self.largest >= other.largest { (self, other) } else { (other, self) };
+        if less.total == 0.0 {
+            return more;
+        }
+        Self { total: more.total + less.total * (less.largest - more.largest).exp(), ..more }
+    }
+}
+
+/// Scores of `R` queries, `width` apart, and a panel of keys, into rows that are [`CHUNK`] apart.
+///
+/// # Safety
+/// The processor has the instructions of `V`.
+#[inline(always)]
+unsafe fn scores_of<V: Vector, const R: usize, const C: usize>(
+    queries: &[f32],
+    keys: &[f32],
+    width: usize,
+    scores: &mut [f32],
+) {
+    assert!(queries.len() >= R * width && keys.len() == width * C * V::LANES);
+    assert!(scores.len() >= (R - 1) * CHUNK + C * V::LANES);
+    // SAFETY: the caller has the instructions. Of the queries, number `r * width + at` is read, with `r < R` and
+    // `at < width`; of the keys, `LANES` numbers from `(at * C + c) * LANES` with `c < C`; of the scores, as many from
+    // `r * CHUNK + c * LANES` are written. The assertions hold that all these lie in their slices.
+    unsafe {
+        let mut sums = [[V::splat(0.0); C]; R];
+        for at in 0..width {
+            let mut vectors = [V::splat(0.0); C];
+            for (c, vector) in vectors.iter_mut().enumerate() {
+                *vector = V::load(keys.as_ptr().add((at * C + c) * V::LANES));
+            }
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let query = V::splat(*queries.get_unchecked(r * width + at));
+                for (sum, vector) in sums.iter_mut().zip(vectors) {
+                    *sum = vector.mul_add(query, *sum);
+                }
+            }
+        }
+        for (r, sums) in sums.into_iter().enumerate() {
+            for (c, sum) in sums.into_iter().enumerate() {
+                sum.store(scores.as_mut_ptr().add(r * CHUNK + c * V::LANES));
+            }
+        }
+    }
+}
+
+/// Adds `values` [keys, padded] by the weights of `R` queries, [`CHUNK`] apart, to `sums` [R, padded].
+///
+/// # Safety
+/// The processor has the instructions of `V`.
+#[inline(always)]
+unsafe fn add_values<V: Vector, const R: usize, const C: usize>(
+    weights: &[f32],
+    values: &[f32],
+    padded: usize,
+    sums: &mut [f32],
+) {
+    let mut at = 0;
+    while at + C * V::LANES <= padded {
+        // SAFETY: the caller has the instructions
+        unsafe { add_columns::<V, R, C>(weights, &values[at..], padded, &mut sums[at..]) };
+        at += C * V::LANES;
+    }
+    while at < padded {
+        // SAFETY: the caller has the instructions
+        unsafe { add_columns::<V, R, 1>(weights, &values[at..], padded, &mut sums[at..]) };
+        at += V::LANES;
+    }
+}
+
+/// [`add_values`] for `C` vectors of the width, where `values` and `sums` start.
+///
+/// # Safety
+/// The processor has the instructions of `V`.
+#[inline(always)]
+unsafe fn add_columns<V: Vector, const R: usize, const C: usize>(
+    weights: &[f32],
+    values: &[f32],
+    padded: usize,
+    sums: &mut [f32],
+) {
+    let keys = values.len().div_ceil(padded);
+    assert!(C * V::LANES <= padded && values.len() >= (keys - 1) * padded + C * V::LANES);
+    assert!(keys <= CHUNK && weights.len() >= R * CHUNK && sums.len() >= (R - 1) * padded + C * V::LANES);
+    // SAFETY: the caller has the instructions. Of the weights, number `r * CHUNK + key` is read, with `r < R` and
+    // `key < keys <= CHUNK`; of the values, `LANES` numbers from `key * padded + c * LANES` with `c < C`; of the sums, as
+    // many from `r * padded + c * LANES` are read and written. The assertions hold that all these lie in their slices.
+    unsafe {
+        let mut found = [[V::splat(0.0); C]; R];
+        for key in 0..keys {
+            let mut vectors = [V::splat(0.0); C];
+            for (c, vector) in vectors.iter_mut().enumerate() {
+                *vector = V::load(values.as_ptr().add(key * padded + c * V::LANES));
+            }
+            for (r, found) in found.iter_mut().enumerate() {
+                let weight = V::splat(*weights.get_unchecked(r * CHUNK + key));
+                for (found, vector) in found.iter_mut().zip(vectors) {
+                    *found = vector.mul_add(weight, *found);
+                }
+            }
+        }
+        for (r, found) in found.into_iter().enumerate() {
+            for (c, found) in found.into_iter().enumerate() {
+                let at = sums.as_mut_ptr().add(r * padded + c * V::LANES);
+                V::load(at).add(found).store(at);
+            }
+        }
+    }
+}

@@ -11,6 +11,7 @@
 //! A task is one head and one block of queries; the bits do not depend on the number of threads.
 
 mod block;
+mod padding;
 
 use rayon::prelude::*;
 

@@ -1,9 +1,9 @@
 //! Trilinear resizing of a batch of images, and its adjoint, which is its gradient.
 //!
-//! The map is a product of three, one per axis, and so is its adjoint: each is a sparse matrix with two numbers per row,
-//! applied along w, then h, then d, so that only the first pass, the smallest, gathers single numbers; the others
-//! combine whole rows and planes. Both directions gather, never scatter, in an order fixed by the sizes: the bits do not
-//! depend on the number of threads. Coordinates are PyTorch's (`torch.nn.functional.interpolate`, mode trilinear).
+//! The map is a product of three, one per axis, and so is its adjoint: each is a sparse matrix with a few numbers per row.
+//! Along w single numbers are gathered, along h and d whole rows and planes are combined, which vectors do; so w comes
+//! first where there are fewer rows in the source, and last where there are fewer in the result. Nothing is scattered, and
+//! the order of the sums is fixed by the sizes: the bits do not depend on the number of threads. Coordinates are PyTorch's (`torch.nn.functional.interpolate`, mode trilinear).
 
 use rayon::prelude::*;
 
@@ -112,6 +112,15 @@ fn resample([of_d, of_h, of_w]: &[Taps; 3], x: &[f32], path: Path) -> Vec<f32> {
     let (d, plane) = (of_d.from, of_h.from * of_w.from);
     assert!(x.len().is_multiple_of(d * plane), "x holds whole images");
     let (images, new) = (x.len() / (d * plane), of_h.to() * of_w.to());
+    if of_d.to() * of_h.to() < d * of_h.from {
+        let mut y = vec![0.0; images * of_d.to() * new];
+        y.par_chunks_mut(new).enumerate().for_each(|(at, y)| {
+            let (image, z) = (at / of_d.to(), at % of_d.to());
+            let x = &x[image * d * plane..][..d * plane];
+            simd::run(path, RowsLast { of_d: of_d.of(z), of_h, of_w, x, y });
+        });
+        return y;
+    }
     let mut planes = vec![0.0; images * d * new];
     planes.par_chunks_mut(new).zip(x.par_chunks(plane)).for_each(|(y, x)| {
         simd::run(path, Plane { of_h, of_w, x, y });
@@ -154,6 +163,35 @@ impl Kernel for Plane<'_> {
     }
 }
 
+/// A plane of the result from the image, one row after the other, w last.
+struct RowsLast<'a> {
+    of_d: &'a [(usize, f32)],
+    of_h: &'a Taps,
+    of_w: &'a Taps,
+    x: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl Kernel for RowsLast<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let Self { of_d, of_h, of_w, x, y } = self;
+        let (mut sum, mut taps) = (vec![0.0; of_w.from], Vec::new());
+        for (row, y) in y.chunks_exact_mut(of_w.to()).enumerate() {
+            taps.clear();
+            for (z, p) in of_d {
+                taps.extend(of_h.of(row).iter().map(|(at, q)| (z * of_h.from + at, p * q)));
+            }
+            if !taps.is_empty() {
+                combine(&taps, x, &mut sum);
+                rows(of_w, &sum, y);
+            }
+        }
+    }
+}
+
 /// Applies `taps` to every row.
 #[inline(always)]
 fn rows(taps: &Taps, x: &[f32], y: &mut [f32]) {
@@ -166,7 +204,7 @@ fn rows(taps: &Taps, x: &[f32], y: &mut [f32]) {
     }
 }
 
-/// A weighted sum of runs of `x`, each as long as `y`.
+/// A weighted sum of runs of `x`, each as long as `y`, which is zero before.
 struct Combine<'a> {
     taps: &'a [(usize, f32)],
     x: &'a [f32],
@@ -182,11 +220,12 @@ impl Kernel for Combine<'_> {
     }
 }
 
+/// A weighted sum of runs of `x`, each as long as `y`; where there is none, `y` stays as it is.
 #[inline(always)]
 fn combine(taps: &[(usize, f32)], x: &[f32], y: &mut [f32]) {
     let run = |from: usize| &x[from * y.len()..][..y.len()];
     match taps {
-        [] => y.fill(0.0),
+        [] => {}
         [(a, p)] => {
             let a = run(*a);
             y.iter_mut().zip(a).for_each(|(y, a)| *y = a * p);

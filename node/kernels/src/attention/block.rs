@@ -1,6 +1,6 @@
 //! A block of queries of one head against all its keys.
 
-use super::{Attention, Packed, Padding, Positions, Tokens};
+use super::{Attention, Packed, Positions, Tokens, padding::Weights};
 use crate::{
     exponential::exp,
     simd::{Kernel, Vector},
@@ -75,7 +75,8 @@ impl Block<'_> {
         let (panel, padded) = (panel::<V>(), width.next_multiple_of(V::LANES));
         let rows = self.out.len() / width;
         // SAFETY: the caller has the instructions
-        let (mut state, between) = unsafe { (self.start::<V>(rows, padded), self.between_planes(rows)) };
+        let mut state = unsafe { self.start::<V>(rows, padded) };
+        let between = self.between_planes(rows);
         for chunk in (0..keys).step_by(CHUNK) {
             let here = CHUNK.min(keys - chunk);
             for row in (0..rows).step_by(R) {
@@ -88,9 +89,11 @@ impl Block<'_> {
                 }
             }
             for row in 0..rows {
-                self.add_positions(&mut state.scores[row * CHUNK..][..here], chunk, row, &between);
                 // SAFETY: the caller has the instructions
-                unsafe { state.weigh::<V>(row, here, padded) };
+                unsafe {
+                    self.add_positions::<V>(&mut state.scores[row * CHUNK..][..here], chunk, row, &between);
+                    state.weigh::<V>(row, here, padded);
+                }
             }
             let values = &self.packed.values[chunk * padded..][..here * padded];
             for row in (0..rows).step_by(R) {
@@ -126,15 +129,13 @@ impl Block<'_> {
         let Some((positions, padding)) = positions.and_then(|all| Some((all, all.padding?))) else { return state };
         let key = &padding.key[self.head * width..][..width];
         let value = &padding.value[self.head * width..][..width];
+        let mut weights = Weights::default();
         for row in 0..rows {
-            let tables = self.tables(&positions, row);
+            let query = &state.queries[row * width..][..width];
             // SAFETY: the caller has the instructions
-            let (score, weight) = unsafe {
-                let product = dot::<V>(&state.queries[row * width..][..width], key);
-                let (score, weight) = weigh_padding::<V>(tables, &padding);
-                (product + score, weight)
-            };
-            (state.largest[row], state.total[row]) = (score, weight);
+            let (product, (largest, weight)) =
+                unsafe { (dot::<V>(query, key), weights.of::<V>(self.tables(&positions, row), padding.grid)) };
+            (state.largest[row], state.total[row]) = (product + largest, weight);
             let sums = &mut state.sums[row * padded..][..width];
             sums.iter_mut().zip(value).for_each(|(sum, value)| *sum = weight * value);
         }
@@ -165,22 +166,41 @@ impl Block<'_> {
     }
 
     /// Adds what the keys' places add to the scores of the keys from `first`.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `V`.
     #[inline(always)]
-    fn add_positions(&self, scores: &mut [f32], first: usize, row: usize, between: &[f32]) {
+    unsafe fn add_positions<V: Vector>(&self, scores: &mut [f32], first: usize, row: usize, between: &[f32]) {
         let Some(positions) = self.extents.positions else { return };
         let [_, h, w] = positions.grid();
         let ([of_d, ..], between) = (self.tables(&positions, row), &between[row * h * w..][..h * w]);
-        let (mut at, mut key) = (0, first);
-        while at < scores.len() {
-            let (plane, place) = (key / (h * w), key % (h * w));
-            let run = (h * w - place).min(scores.len() - at);
-            let of_plane = of_d[plane];
-            for (score, between) in scores[at..at + run].iter_mut().zip(&between[place..]) {
-                *score += between + of_plane;
-            }
-            (at, key) = (at + run, key + run);
+        let (mut plane, mut place, mut rest) = (first / (h * w), first % (h * w), scores);
+        while !rest.is_empty() {
+            let run = (h * w - place).min(rest.len());
+            let (scores, behind) = rest.split_at_mut(run);
+            // SAFETY: the caller has the instructions
+            unsafe { add::<V>(scores, &between[place..][..run], of_d[plane]) };
+            (plane, place, rest) = (plane + 1, 0, behind);
         }
     }
+}
+
+/// Adds `addends` and a constant to as many `scores`.
+///
+/// # Safety
+/// The processor has the instructions of `V`.
+#[inline(always)]
+unsafe fn add<V: Vector>(scores: &mut [f32], addends: &[f32], constant: f32) {
+    let (mut scores, addends) = (scores.chunks_exact_mut(V::LANES), addends.chunks_exact(V::LANES));
+    let rest = addends.remainder();
+    for (scores, addends) in scores.by_ref().zip(addends) {
+        // SAFETY: the caller has the instructions; a chunk is as long as a vector
+        unsafe {
+            let sum = V::load(addends.as_ptr()).add(V::splat(constant));
+            V::load(scores.as_ptr()).add(sum).store(scores.as_mut_ptr());
+        }
+    }
+    scores.into_remainder().iter_mut().zip(rest).for_each(|(score, addend)| *score += addend + constant);
 }
 
 impl State {
@@ -244,67 +264,6 @@ unsafe fn dot<V: Vector>(a: &[f32], b: &[f32]) -> f32 {
             sum = V::load(a.as_ptr()).mul_add(V::load(b.as_ptr()), sum);
         }
         sum.sum() + rest
-    }
-}
-
-/// What the places of the padding amount to for a query: the largest addend, and the sum of `exp(addend - largest)`.
-///
-/// The padding is what lies beyond the grid along d, or within along d and beyond along h, or within along both and
-/// beyond along w. In each of the three the sum of products is a product of sums, and all terms are positive.
-///
-/// # Safety
-/// The processor has the instructions of `V`.
-#[inline(always)]
-unsafe fn weigh_padding<V: Vector>(tables: [&[f32]; 3], padding: &Padding) -> (f32, f32) {
-    let near_and_far = |axis: usize| tables[axis].split_at(padding.grid[axis]);
-    let parts = [0, 1, 2].map(near_and_far);
-    // SAFETY: the caller has the instructions
-    let parts = parts.map(|(near, far)| unsafe { (Weight::of::<V>(near), Weight::of::<V>(far)) });
-    let [(near_d, far_d), (near_h, far_h), (near_w, far_w)] = parts;
-    let all_w = near_w.or(far_w);
-    let all_h = near_h.or(far_h);
-    let sum = far_d.and(all_h).and(all_w).or(near_d.and(far_h).and(all_w)).or(near_d.and(near_h).and(far_w));
-    (sum.largest, sum.total)
-}
-
-/// A sum of exponentials, as the largest exponent and the sum divided by its exponential.
-#[derive(Clone, Copy)]
-struct Weight {
-    largest: f32,
-    total: f32,
-}
-
-impl Weight {
-    /// Of some exponents.
-    ///
-    /// # Safety
-    /// The processor has the instructions of `V`.
-    #[inline(always)]
-    unsafe fn of<V: Vector>(exponents: &[f32]) -> Self {
-        let largest = exponents.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let mut total = 0.0;
-        for exponents in exponents.chunks(V::LANES) {
-            let mut lanes = [f32::NEG_INFINITY; 16];
-            lanes.iter_mut().zip(exponents).for_each(|(lane, exponent)| *lane = exponent - largest);
-            // SAFETY: the caller has the instructions; no vector is longer than the array
-            unsafe { exp(V::load(lanes.as_ptr())).store(lanes.as_mut_ptr()) };
-            total += lanes[..exponents.len()].iter().sum::<f32>();
-        }
-        Self { largest, total }
-    }
-
-    /// The product of two sums.
-    fn and(self, other: Self) -> Self {
-        Self { largest: self.largest + other.largest, total: self.total * other.total }
-    }
-
-    /// The sum of two sums.
-    fn or(self, other: Self) -> Self {
-        let (more, less) = if self.largest >= other.largest { (self, other) } else { (other, self) };
-        if less.total == 0.0 {
-            return more;
-        }
-        Self { total: more.total + less.total * (less.largest - more.largest).exp(), ..more }
     }
 }
 

@@ -36,7 +36,7 @@ fn product(a: &[f32], b: &[f32]) -> f64 {
 proptest! {
     #[test]
     fn values_are_by_definition_and_the_gradient_is_adjoint(
-        images in 1_usize..3, from in prop::array::uniform3(1_usize..=9), to in prop::array::uniform3(1_usize..=9),
+        images in 1_usize..3, from in prop::array::uniform3(1_usize..=11), to in prop::array::uniform3(1_usize..=11),
         centres: bool, seed: u64,
     ) {
         let alignment = if centres { Alignment::Centres } else { Alignment::Faces };

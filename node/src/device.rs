@@ -5,6 +5,8 @@
 //! headers are absent, so [`DeviceChoice::resolve`] looks for them first, by their files, without touching burn
 //! (spec/cpu-kernels.md, section 11).
 
+mod sampling;
+
 use std::fmt;
 
 use burn::{

@@ -1,12 +1,14 @@
 //! The student network: a V-Net, its weights by PyTorch name, and the files that it is read from.
 //!
 //! In reading order: [`layout`] (which tensors there are, and their first values), [`vnet`] (the computation),
-//! [`conv`] and [`norm`] (its operations), [`checkpoint`] (safetensors and PyTorch files).
+//! [`conv`], [`norm`], [`pool`] and [`resize`] (operations), [`checkpoint`] (safetensors and PyTorch files).
 
 pub mod checkpoint;
 pub mod conv;
 pub mod layout;
 pub mod norm;
+pub mod pool;
+pub mod resize;
 pub mod vnet;
 
 use serde::{Deserialize, Serialize};

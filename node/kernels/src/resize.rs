@@ -49,6 +49,15 @@ impl Resize {
     }
 }
 
+/// The weights along one axis as a matrix [to, from].
+pub fn weights(from: usize, to: usize, alignment: Alignment) -> Vec<f32> {
+    let (taps, mut matrix) = (Taps::linear(from, to, alignment), vec![0.0; to * from]);
+    for (j, row) in matrix.chunks_exact_mut(from).enumerate() {
+        taps.of(j).iter().for_each(|(at, weight)| row[*at] = *weight);
+    }
+    matrix
+}
+
 /// A sparse matrix by rows.
 #[derive(Clone, Debug)]
 struct Taps {

@@ -223,7 +223,8 @@ impl Pool {
 /// Whether `value` displaces the maximum so far: what is not a number does, and is then displaced by its like alone.
 #[inline(always)]
 fn exceeds(value: f32, best: f32) -> bool {
-    value > best || value.is_nan()
+    // no short circuit: both are compared for a whole vector at once
+    (value > best) | value.is_nan()
 }
 
 #[cfg(test)]

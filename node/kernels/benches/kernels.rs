@@ -13,7 +13,7 @@ use criterion::{
     measurement::{Measurement, ValueFormatter, WallTime},
 };
 use semisam_kernels::{
-    attention::{Attention, Padding, Positions, Tokens},
+    attention::{Attention, Shared, Tokens},
     peak,
     pool::Pool,
     resize::{Alignment, Resize},
@@ -30,27 +30,21 @@ fn main() {
 
 type Group<'a> = BenchmarkGroup<'a, Speed>;
 
-/// Heads, queries, keys and width of the transformer's blocks: a whole grid, and a padded window key by key and at once.
+/// A transformer's blocks: all tokens of a grid, those of a padded window, and what SAM-Med3D makes of the latter.
 fn attention(group: &mut Group) {
-    let (heads, queries, width) = (12, 512, 64);
+    let (heads, queries, value_width) = (12, 512, 64);
     let fill = |count: usize| (0..count).map(|i| (i * 7 % 13) as f32 / 13.0 - 0.5).collect::<Vec<f32>>();
-    for (name, side, window, positioned) in [
-        ("512 keys", 8, 8, false),
-        ("2744 keys", 14, 14, false),
-        ("512 keys, positions", 8, 8, true),
-        ("2744 keys, positions", 14, 14, true),
-        ("512 keys and 2232 of padding, positions", 8, 14, true),
-    ] {
-        let keys = side * side * side;
-        let [q, k, v] = [queries, keys, keys].map(|tokens| fill(heads * tokens * width));
-        let (table, one) = (fill(heads * queries * window), fill(heads * width));
-        let padding = (side < window).then_some(Padding { grid: [side; 3], key: &one, value: &one });
-        let positions = Positions { window: [window; 3], tables: [&table; 3], padding };
-        let scale = 1.0 / (width as f32).sqrt();
-        let extents = Attention { heads, queries, keys, width, scale, positions: positioned.then_some(positions) };
-        let tokens = [(&q, queries), (&k, keys), (&v, keys)].map(|(x, tokens)| Tokens::by_head(x, tokens, width));
-        group.throughput(Throughput::Elements((4 * heads * queries * keys * width) as u64));
-        group.bench_function(name, |b| b.iter(|| black_box(extents.attend(tokens[0], tokens[1], tokens[2]))));
+    for (name, keys, width, groups) in
+        [("512 keys", 512, 64, 0), ("2744 keys", 2744, 64, 0), ("513 keys, positions", 513, 73, 64)]
+    {
+        let [q, k] = [queries, keys].map(|tokens| fill(heads * tokens * width));
+        let (v, rows) = (fill(heads * keys * value_width), fill(heads * groups * keys));
+        let shared = (groups > 0).then_some(Shared { groups, rows: &rows });
+        let extents = Attention { heads, queries, keys, width, value_width, scale: 0.125, shared };
+        let [q, k] = [(&q, queries), (&k, keys)].map(|(x, tokens)| Tokens::by_head(x, tokens, width));
+        let v = Tokens::by_head(&v, keys, value_width);
+        group.throughput(Throughput::Elements((2 * heads * queries * keys * (width + value_width)) as u64));
+        group.bench_function(name, |b| b.iter(|| black_box(extents.attend(q, k, v))));
     }
 }
 

@@ -1,17 +1,13 @@
-//! Attention of a transformer in inference: `softmax(q kᵀ scale + position) v`, block by block.
+//! Attention of a transformer in inference: `softmax(q kᵀ scale + shared) v`, block by block.
 //!
 //! The matrix of scores never exists: a block of queries meets the keys a few at a time and keeps a running maximum and
-//! sum (Dao et al., FlashAttention, arXiv 2205.14135). Relative positions are those of SAM-Med3D (spec/semisam.md,
-//! section 7.3): the sum of three numbers that depend on the query and on the key's place along d, h and w.
-//!
-//! A window that is larger than the grid of tokens is padded with keys that are all the same. Their share of the softmax is
-//! a product of three sums, so [`Padding`] counts them all without looking at any, which is exact: the 512 tokens of a
-//! padded 14³ window cost what they cost without padding, a fifth of 2744 keys.
+//! sum (Dao et al., FlashAttention, arXiv 2205.14135). A row of addends, one per key, may be shared by neighbouring
+//! queries: that, and numbers by which queries and keys are continued, is what relative positions come to, so the numbers of
+//! a key and of a value are counted apart.
 //!
 //! A task is one head and one block of queries; the bits do not depend on the number of threads.
 
 mod block;
-mod padding;
 
 use rayon::prelude::*;
 
@@ -46,33 +42,13 @@ impl<'a> Tokens<'a> {
     }
 }
 
-/// What a key's place in a window adds to the scores.
+/// Numbers that are added to the scores.
 #[derive(Clone, Copy, Debug)]
-pub struct Positions<'a> {
-    /// Sides of the window.
-    pub window: [usize; 3],
-    /// Along d, h and w: [heads, queries, side].
-    pub tables: [&'a [f32]; 3],
-    /// The keys that are not given one by one. Without, the keys fill the window, d-major.
-    pub padding: Option<Padding<'a>>,
-}
-
-/// Equal keys that fill a window from the given keys to its far ends.
-#[derive(Clone, Copy, Debug)]
-pub struct Padding<'a> {
-    /// Sides of the grid of the given keys, at the near end of the window, d-major.
-    pub grid: [usize; 3],
-    /// The key of each head, [heads, width].
-    pub key: &'a [f32],
-    /// The value of each head, [heads, width].
-    pub value: &'a [f32],
-}
-
-impl Positions<'_> {
-    /// Sides of the grid of the given keys.
-    fn grid(&self) -> [usize; 3] {
-        self.padding.map_or(self.window, |padding| padding.grid)
-    }
+pub struct Shared<'a> {
+    /// Rows per head; each is for as many neighbouring queries, queries / groups.
+    pub groups: usize,
+    /// [heads, groups, keys].
+    pub rows: &'a [f32],
 }
 
 /// Attention of some extents.
@@ -82,18 +58,20 @@ pub struct Attention<'a> {
     pub heads: usize,
     /// Queries of a head.
     pub queries: usize,
-    /// Keys of a head, and values; those of [`Padding`] not counted.
+    /// Keys of a head, and values.
     pub keys: usize,
-    /// Numbers of a query, a key, a value.
+    /// Numbers of a query and of a key.
     pub width: usize,
+    /// Numbers of a value.
+    pub value_width: usize,
     /// Factor on the product of query and key.
     pub scale: f32,
-    /// What the keys' places add.
-    pub positions: Option<Positions<'a>>,
+    /// What is added to it.
+    pub shared: Option<Shared<'a>>,
 }
 
 impl Attention<'_> {
-    /// What each query attends to, [queries, heads, width]: as the projection that follows wants it.
+    /// What each query attends to, [queries, heads, value width]: as the projection that follows wants it.
     ///
     /// # Panics
     /// If the slices are shorter than the extents ask for.
@@ -103,7 +81,7 @@ impl Attention<'_> {
 
     fn attend_with(&self, queries: Tokens, keys: Tokens, values: Tokens, path: Path) -> Vec<f32> {
         self.check();
-        let Self { heads, queries: count, width, .. } = *self;
+        let Self { heads, queries: count, value_width: width, .. } = *self;
         let mut by_head = vec![0.0; heads * count * width];
         by_head.par_chunks_mut(count * width).enumerate().for_each(|(head, out)| {
             let packed = simd::run(path, Pack { extents: self, head, keys, values });
@@ -121,28 +99,22 @@ impl Attention<'_> {
     }
 
     fn check(&self) {
-        let Self { heads, queries, keys, width, .. } = *self;
-        assert!(heads > 0 && queries > 0 && keys > 0 && width > 0, "attention needs heads, queries, keys and a width");
-        let Some(positions) = self.positions else { return };
-        for (table, side) in positions.tables.iter().zip(positions.window) {
-            assert_eq!(table.len(), heads * queries * side, "a table of positions is [heads, queries, side]");
-        }
-        assert_eq!(positions.grid().iter().product::<usize>(), keys, "the given keys fill their grid");
-        if let Some(padding) = positions.padding {
-            assert!(
-                padding.grid.iter().zip(positions.window).all(|(near, side)| *near <= side),
-                "the window is larger"
-            );
-            assert!(padding.key.len() == heads * width && padding.value.len() == heads * width, "a padding per head");
+        let Self { heads, queries, keys, width, value_width, .. } = *self;
+        let extents = [heads, queries, keys, width, value_width];
+        assert!(!extents.contains(&0), "attention needs heads, queries, keys and widths, not {extents:?}");
+        if let Some(Shared { groups, rows }) = self.shared {
+            assert!(groups > 0 && queries.is_multiple_of(groups), "{groups} groups do not divide {queries} queries");
+            assert_eq!(rows.len(), heads * groups * keys, "the shared rows are [heads, groups, keys]");
         }
     }
 }
 
 /// Keys and values of a head as the kernels read them.
 struct Packed {
-    /// [panels, width, panel]: the numbers of a panel's keys lie side by side; zeros behind the last key.
+    /// [panels, width, panel]: the numbers of a panel's keys lie side by side; zeros behind the last key. The last
+    /// panel is as many vectors wide as its keys need.
     keys: Vec<f32>,
-    /// [keys, padded width]; zeros behind the width.
+    /// [keys, padded value width]; zeros behind the width.
     values: Vec<f32>,
 }
 
@@ -159,14 +131,15 @@ impl Kernel for Pack<'_> {
 
     #[inline(always)]
     unsafe fn run<V: Vector>(self) -> Packed {
-        let Attention { keys: count, width, .. } = *self.extents;
-        let (panel, padded) = (block::panel::<V>(), width.next_multiple_of(V::LANES));
-        let mut keys = vec![0.0; count.next_multiple_of(panel) * width];
+        let Attention { keys: count, width, value_width, .. } = *self.extents;
+        let (full, padded) = (block::panel::<V>(), value_width.next_multiple_of(V::LANES));
+        let mut keys = vec![0.0; count.next_multiple_of(V::LANES) * width];
         let mut values = vec![0.0; count * padded];
         for (key, value) in values.chunks_exact_mut(padded).enumerate() {
-            value[..width].copy_from_slice(self.values.of(self.head, key, width));
-            let column = &mut keys[key / panel * panel * width + key % panel..];
-            let column = column.iter_mut().step_by(panel);
+            value[..value_width].copy_from_slice(self.values.of(self.head, key, value_width));
+            let first = key - key % full;
+            let panel = full.min((count - first).next_multiple_of(V::LANES));
+            let column = keys[first * width + key - first..].iter_mut().step_by(panel);
             column.zip(self.keys.of(self.head, key, width)).for_each(|(to, from)| *to = *from);
         }
         Packed { keys, values }

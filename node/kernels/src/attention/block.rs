@@ -1,6 +1,6 @@
 //! A block of queries of one head against all its keys.
 
-use super::{Attention, Packed, Positions, Tokens, padding::Weights};
+use super::{Attention, Packed, Shared, Tokens};
 use crate::{
     exponential::exp,
     simd::{Kernel, Vector},
@@ -30,7 +30,7 @@ pub(super) struct Block<'a> {
     pub(super) first: usize,
     pub(super) queries: Tokens<'a>,
     pub(super) packed: &'a Packed,
-    /// [queries of the block, width].
+    /// [queries of the block, value width].
     pub(super) out: &'a mut [f32],
 }
 
@@ -56,12 +56,31 @@ struct State {
     queries: Vec<f32>,
     /// [BLOCK, CHUNK].
     scores: Vec<f32>,
-    /// [BLOCK, padded width]: the sum of the values so far, by their weights.
+    /// [BLOCK, padded value width]: the sum of the values so far, by their weights.
     sums: Vec<f32>,
     /// Of each query, the largest score so far.
     largest: [f32; BLOCK],
     /// Of each query, the sum of the weights so far, where the largest score's weight is one.
     total: [f32; BLOCK],
+}
+
+impl State {
+    /// Before the first key.
+    fn new(block: &Block, rows: usize, padded: usize) -> Self {
+        let Attention { width, scale, .. } = *block.extents;
+        let mut queries = vec![0.0; BLOCK * width];
+        for (row, scaled) in queries.chunks_exact_mut(width).take(rows).enumerate() {
+            let query = block.queries.of(block.head, block.first + row, width);
+            scaled.iter_mut().zip(query).for_each(|(scaled, query)| *scaled = query * scale);
+        }
+        Self {
+            queries,
+            scores: vec![0.0; BLOCK * CHUNK],
+            sums: vec![0.0; BLOCK * padded],
+            largest: [f32::NEG_INFINITY; BLOCK],
+            total: [0.0; BLOCK],
+        }
+    }
 }
 
 impl Block<'_> {
@@ -71,27 +90,24 @@ impl Block<'_> {
     /// The processor has the instructions of `V`.
     #[inline(always)]
     unsafe fn attend<V: Vector, const R: usize, const C: usize>(self) {
-        let Attention { keys, width, .. } = *self.extents;
-        let (panel, padded) = (panel::<V>(), width.next_multiple_of(V::LANES));
-        let rows = self.out.len() / width;
-        // SAFETY: the caller has the instructions
-        let mut state = unsafe { self.start::<V>(rows, padded) };
-        let between = self.between_planes(rows);
+        let Attention { keys, width, value_width, .. } = *self.extents;
+        let (rows, padded) = (self.out.len() / value_width, value_width.next_multiple_of(V::LANES));
+        let mut state = State::new(&self, rows, padded);
         for chunk in (0..keys).step_by(CHUNK) {
             let here = CHUNK.min(keys - chunk);
+            let packed = &self.packed.keys[chunk * width..][..here.next_multiple_of(V::LANES) * width];
             for row in (0..rows).step_by(R) {
-                let queries = &state.queries[row * width..];
-                for at in (0..here).step_by(panel) {
-                    let keys = &self.packed.keys[(chunk + at) * width..][..panel * width];
-                    let scores = &mut state.scores[row * CHUNK + at..];
-                    // SAFETY: the caller has the instructions
-                    unsafe { scores_of::<V, R, C>(queries, keys, width, scores) };
-                }
+                // SAFETY: the caller has the instructions
+                unsafe {
+                    scores_of::<V, R, C>(&state.queries[row * width..], packed, width, &mut state.scores[row * CHUNK..])
+                };
             }
             for row in 0..rows {
                 // SAFETY: the caller has the instructions
                 unsafe {
-                    self.add_positions::<V>(&mut state.scores[row * CHUNK..][..here], chunk, row, &between);
+                    if let Some(shared) = &self.extents.shared {
+                        add::<V>(&mut state.scores[row * CHUNK..][..here], &self.shared(shared, row)[chunk..][..here]);
+                    }
                     state.weigh::<V>(row, here, padded);
                 }
             }
@@ -102,105 +118,33 @@ impl Block<'_> {
                 unsafe { add_values::<V, R, C>(weights, values, padded, sums) };
             }
         }
-        for (row, out) in self.out.chunks_exact_mut(width).enumerate() {
+        for (row, out) in self.out.chunks_exact_mut(value_width).enumerate() {
             let share = 1.0 / state.total[row];
             out.iter_mut().zip(&state.sums[row * padded..]).for_each(|(out, sum)| *out = sum * share);
         }
     }
 
-    /// Before the first key: nothing, or the padding.
-    ///
-    /// # Safety
-    /// The processor has the instructions of `V`.
-    #[inline(always)]
-    unsafe fn start<V: Vector>(&self, rows: usize, padded: usize) -> State {
-        let Attention { width, scale, positions, .. } = *self.extents;
-        let mut state = State {
-            queries: vec![0.0; BLOCK * width],
-            scores: vec![0.0; BLOCK * CHUNK],
-            sums: vec![0.0; BLOCK * padded],
-            largest: [f32::NEG_INFINITY; BLOCK],
-            total: [0.0; BLOCK],
-        };
-        for (row, scaled) in state.queries.chunks_exact_mut(width).take(rows).enumerate() {
-            let query = self.queries.of(self.head, self.first + row, width);
-            scaled.iter_mut().zip(query).for_each(|(scaled, query)| *scaled = query * scale);
-        }
-        let Some((positions, padding)) = positions.and_then(|all| Some((all, all.padding?))) else { return state };
-        let key = &padding.key[self.head * width..][..width];
-        let value = &padding.value[self.head * width..][..width];
-        let mut weights = Weights::default();
-        for row in 0..rows {
-            let query = &state.queries[row * width..][..width];
-            // SAFETY: the caller has the instructions
-            let (product, (largest, weight)) =
-                unsafe { (dot::<V>(query, key), weights.of::<V>(self.tables(&positions, row), padding.grid)) };
-            (state.largest[row], state.total[row]) = (product + largest, weight);
-            let sums = &mut state.sums[row * padded..][..width];
-            sums.iter_mut().zip(value).for_each(|(sum, value)| *sum = weight * value);
-        }
-        state
-    }
-
-    fn tables<'a>(&self, positions: &Positions<'a>, row: usize) -> [&'a [f32]; 3] {
-        let query = self.head * self.extents.queries + self.first + row;
-        std::array::from_fn(|axis| {
-            let side = positions.window[axis];
-            &positions.tables[axis][query * side..][..side]
-        })
-    }
-
-    /// What the places of the keys of a plane add for each query, [rows, h, w].
-    #[inline(always)]
-    fn between_planes(&self, rows: usize) -> Vec<f32> {
-        let Some(positions) = self.extents.positions else { return Vec::new() };
-        let [_, h, w] = positions.grid();
-        let mut sums = Vec::with_capacity(rows * h * w);
-        for row in 0..rows {
-            let [_, of_h, of_w] = self.tables(&positions, row);
-            for of_h in &of_h[..h] {
-                sums.extend(of_w[..w].iter().map(|of_w| of_h + of_w));
-            }
-        }
-        sums
-    }
-
-    /// Adds what the keys' places add to the scores of the keys from `first`.
-    ///
-    /// # Safety
-    /// The processor has the instructions of `V`.
-    #[inline(always)]
-    unsafe fn add_positions<V: Vector>(&self, scores: &mut [f32], first: usize, row: usize, between: &[f32]) {
-        let Some(positions) = self.extents.positions else { return };
-        let [_, h, w] = positions.grid();
-        let ([of_d, ..], between) = (self.tables(&positions, row), &between[row * h * w..][..h * w]);
-        let (mut plane, mut place, mut rest) = (first / (h * w), first % (h * w), scores);
-        while !rest.is_empty() {
-            let run = (h * w - place).min(rest.len());
-            let (scores, behind) = rest.split_at_mut(run);
-            // SAFETY: the caller has the instructions
-            unsafe { add::<V>(scores, &between[place..][..run], of_d[plane]) };
-            (plane, place, rest) = (plane + 1, 0, behind);
-        }
+    /// The addends of a query.
+    fn shared<'a>(&self, shared: &Shared<'a>, row: usize) -> &'a [f32] {
+        let Attention { queries, keys, .. } = *self.extents;
+        let group = (self.first + row) / (queries / shared.groups);
+        &shared.rows[(self.head * shared.groups + group) * keys..][..keys]
     }
 }
 
-/// Adds `addends` and a constant to as many `scores`.
+/// Adds `addends` to as many `scores`.
 ///
 /// # Safety
 /// The processor has the instructions of `V`.
 #[inline(always)]
-unsafe fn add<V: Vector>(scores: &mut [f32], addends: &[f32], constant: f32) {
+unsafe fn add<V: Vector>(scores: &mut [f32], addends: &[f32]) {
     let (mut scores, addends) = (scores.chunks_exact_mut(V::LANES), addends.chunks_exact(V::LANES));
     let rest = addends.remainder();
     for (scores, addends) in scores.by_ref().zip(addends) {
         // SAFETY: the caller has the instructions; a chunk is as long as a vector
-        unsafe {
-            let sum = V::load(addends.as_ptr()).add(V::splat(constant));
-            V::load(scores.as_ptr()).add(sum).store(scores.as_mut_ptr());
-        }
+        unsafe { V::load(scores.as_ptr()).add(V::load(addends.as_ptr())).store(scores.as_mut_ptr()) };
     }
-    scores.into_remainder().iter_mut().zip(rest).for_each(|(score, addend)| *score += addend + constant);
+    scores.into_remainder().iter_mut().zip(rest).for_each(|(score, addend)| *score += addend);
 }
 
 impl State {
@@ -249,30 +193,38 @@ unsafe fn largest_of<V: Vector>(vector: V) -> f32 {
     lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
 }
 
-/// The product of two runs of equal length.
-///
-/// # Safety
-/// The processor has the instructions of `V`.
-#[inline(always)]
-unsafe fn dot<V: Vector>(a: &[f32], b: &[f32]) -> f32 {
-    let (a, b) = (a.chunks_exact(V::LANES), b.chunks_exact(V::LANES));
-    let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
-    // SAFETY: the caller has the instructions; a chunk is as long as a vector
-    unsafe {
-        let mut sum = V::splat(0.0);
-        for (a, b) in a.zip(b) {
-            sum = V::load(a.as_ptr()).mul_add(V::load(b.as_ptr()), sum);
-        }
-        sum.sum() + rest
-    }
-}
-
-/// Scores of `R` queries, `width` apart, and a panel of keys, into rows that are [`CHUNK`] apart.
+/// Scores of `R` queries, `width` apart, and panels of keys, into rows that are [`CHUNK`] apart.
 ///
 /// # Safety
 /// The processor has the instructions of `V`.
 #[inline(always)]
 unsafe fn scores_of<V: Vector, const R: usize, const C: usize>(
+    queries: &[f32],
+    keys: &[f32],
+    width: usize,
+    scores: &mut [f32],
+) {
+    let full = C * V::LANES;
+    for (panel, keys) in keys.chunks(full * width).enumerate() {
+        let scores = &mut scores[panel * full..];
+        // SAFETY: the caller has the instructions
+        unsafe {
+            match keys.len() / (V::LANES * width) {
+                1 => scores_of_panel::<V, R, 1>(queries, keys, width, scores),
+                2 => scores_of_panel::<V, R, 2>(queries, keys, width, scores),
+                3 => scores_of_panel::<V, R, 3>(queries, keys, width, scores),
+                _ => scores_of_panel::<V, R, C>(queries, keys, width, scores),
+            }
+        }
+    }
+}
+
+/// [`scores_of`] for a panel of `C` vectors.
+///
+/// # Safety
+/// The processor has the instructions of `V`.
+#[inline(always)]
+unsafe fn scores_of_panel<V: Vector, const R: usize, const C: usize>(
     queries: &[f32],
     keys: &[f32],
     width: usize,

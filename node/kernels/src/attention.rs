@@ -81,19 +81,20 @@ impl Attention<'_> {
 
     fn attend_with(&self, queries: Tokens, keys: Tokens, values: Tokens, path: Path) -> Vec<f32> {
         self.check();
-        let Self { heads, queries: count, value_width: width, .. } = *self;
-        let mut by_head = vec![0.0; heads * count * width];
-        by_head.par_chunks_mut(count * width).enumerate().for_each(|(head, out)| {
+        let Self { heads, queries: count, value_width, .. } = *self;
+        let mut out = vec![0.0; count * heads * value_width];
+        let mut tasks: Vec<Vec<Vec<&mut [f32]>>> = Vec::new();
+        tasks.resize_with(heads, || (0..count.div_ceil(BLOCK)).map(|_| Vec::with_capacity(BLOCK)).collect());
+        for (query, out) in out.chunks_exact_mut(heads * value_width).enumerate() {
+            for (blocks, out) in tasks.iter_mut().zip(out.chunks_exact_mut(value_width)) {
+                blocks[query / BLOCK].push(out);
+            }
+        }
+        tasks.into_par_iter().enumerate().for_each(|(head, blocks)| {
             let packed = simd::run(path, Pack { extents: self, head, keys, values });
-            out.par_chunks_mut(BLOCK * width).enumerate().for_each(|(block, out)| {
+            blocks.into_par_iter().enumerate().for_each(|(block, out)| {
                 simd::run(path, Block { extents: self, head, first: block * BLOCK, queries, packed: &packed, out });
             });
-        });
-        let mut out = vec![0.0; by_head.len()];
-        out.par_chunks_mut(heads * width).enumerate().for_each(|(token, out)| {
-            for (head, out) in out.chunks_exact_mut(width).enumerate() {
-                out.copy_from_slice(&by_head[(head * count + token) * width..][..width]);
-            }
         });
         out
     }

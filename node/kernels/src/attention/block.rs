@@ -30,8 +30,8 @@ pub(super) struct Block<'a> {
     pub(super) first: usize,
     pub(super) queries: Tokens<'a>,
     pub(super) packed: &'a Packed,
-    /// [queries of the block, value width].
-    pub(super) out: &'a mut [f32],
+    /// Of each query of the block, what it attends to.
+    pub(super) out: Vec<&'a mut [f32]>,
 }
 
 impl Kernel for Block<'_> {
@@ -91,7 +91,7 @@ impl Block<'_> {
     #[inline(always)]
     unsafe fn attend<V: Vector, const R: usize, const C: usize>(self) {
         let Attention { keys, width, value_width, .. } = *self.extents;
-        let (rows, padded) = (self.out.len() / value_width, value_width.next_multiple_of(V::LANES));
+        let (rows, padded) = (self.out.len(), value_width.next_multiple_of(V::LANES));
         let mut state = State::new(&self, rows, padded);
         for chunk in (0..keys).step_by(CHUNK) {
             let here = CHUNK.min(keys - chunk);
@@ -118,7 +118,7 @@ impl Block<'_> {
                 unsafe { add_values::<V, R, C>(weights, values, padded, sums) };
             }
         }
-        for (row, out) in self.out.chunks_exact_mut(value_width).enumerate() {
+        for (row, out) in self.out.into_iter().enumerate() {
             let share = 1.0 / state.total[row];
             out.iter_mut().zip(&state.sums[row * padded..]).for_each(|(out, sum)| *out = sum * share);
         }
@@ -190,7 +190,13 @@ unsafe fn largest_of<V: Vector>(vector: V) -> f32 {
     assert!(V::LANES <= lanes.len());
     // SAFETY: the caller has the instructions; the assertion holds that there is room
     unsafe { vector.store(lanes.as_mut_ptr()) };
-    lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    for half in [8, 4, 2, 1] {
+        for at in 0..half {
+            let (a, b) = (lanes[at], lanes[at + half]);
+            lanes[at] = if a > b { a } else { b };
+        }
+    }
+    lanes[0]
 }
 
 /// Scores of `R` queries, `width` apart, and panels of keys, into rows that are [`CHUNK`] apart.

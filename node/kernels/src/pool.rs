@@ -9,6 +9,9 @@ use rayon::prelude::*;
 
 use crate::simd::{self, Kernel, Path, Vector};
 
+/// Blocks of a row that are looked at together: as many as the longest vectors have lanes.
+const TOGETHER: usize = 16;
+
 /// Extents of an image and of the blocks that tile it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pool {
@@ -128,23 +131,14 @@ impl Reduce<'_> {
     #[inline(always)]
     fn with_width(self, width: usize) {
         let [.., blocks] = self.pool.blocks();
-        let share = 1.0 / volume(self.pool.kernel) as f32;
         for (y, out) in self.y.chunks_exact_mut(blocks).enumerate() {
-            out.fill(if self.statistic == Statistic::Max { f32::NEG_INFINITY } else { 0.0 });
-            for start in self.pool.rows(y) {
-                let row = &self.x[start..start + blocks * width];
-                for tap in 0..width {
-                    let values = row.chunks_exact(width).map(|block| block[tap]);
-                    match self.statistic {
-                        Statistic::Max => out.iter_mut().zip(values).for_each(|(best, value)| {
-                            *best = if exceeds(value, *best) { value } else { *best };
-                        }),
-                        Statistic::Mean => out.iter_mut().zip(values).for_each(|(sum, value)| *sum += value),
-                    }
-                }
+            let (whole, rest) = out.as_chunks_mut::<TOGETHER>();
+            let done = whole.len() * TOGETHER;
+            for (number, out) in whole.iter_mut().enumerate() {
+                *out = self.pool.reduced(self.statistic, self.x, [y, number * TOGETHER], width);
             }
-            if self.statistic == Statistic::Mean {
-                out.iter_mut().for_each(|sum| *sum *= share);
+            for (number, out) in rest.iter_mut().enumerate() {
+                [*out] = self.pool.reduced(self.statistic, self.x, [y, done + number], width);
             }
         }
     }
@@ -176,22 +170,24 @@ impl Spread<'_> {
     fn with_width(self, width: usize) {
         let [.., blocks] = self.pool.blocks();
         let share = 1.0 / volume(self.pool.kernel) as f32;
-        let (mut best, mut first) = (vec![0.0; blocks], vec![0_u32; blocks]);
+        let mut first = vec![0; blocks];
         for (y, gradient) in self.gradient.chunks_exact(blocks).enumerate() {
             if let Some(x) = self.x {
-                self.pool.find_first(x, y, width, &mut best, &mut first);
+                let (whole, rest) = first.as_chunks_mut::<TOGETHER>();
+                let done = whole.len() * TOGETHER;
+                for (number, first) in whole.iter_mut().enumerate() {
+                    (_, *first) = self.pool.first_maxima(x, [y, number * TOGETHER], width);
+                }
+                for (number, first) in rest.iter_mut().enumerate() {
+                    (_, [*first]) = self.pool.first_maxima(x, [y, done + number], width);
+                }
             }
             for (start, number) in self.pool.rows(y).zip(0_u32..) {
-                let row = &mut self.of_x[start..start + blocks * width];
-                for tap in 0..width {
-                    let here = number * width as u32 + tap as u32;
-                    let voxels = row.chunks_exact_mut(width).map(|block| &mut block[tap]);
-                    if self.x.is_some() {
-                        for ((voxel, gradient), first) in voxels.zip(gradient).zip(&first) {
-                            *voxel = if *first == here { *gradient } else { 0.0 };
-                        }
-                    } else {
-                        voxels.zip(gradient).for_each(|(voxel, gradient)| *voxel = gradient * share);
+                let row = self.of_x[start..start + blocks * width].chunks_exact_mut(width);
+                for ((voxels, gradient), first) in row.zip(gradient).zip(&first) {
+                    for (voxel, here) in voxels.iter_mut().zip(number * width as u32..) {
+                        let of_max = if *first == here { *gradient } else { 0.0 };
+                        *voxel = if self.x.is_some() { of_max } else { gradient * share };
                     }
                 }
             }
@@ -200,30 +196,46 @@ impl Spread<'_> {
 }
 
 impl Pool {
-    /// The number, within its block, of the first maximum of each block of a row.
+    /// The maximum of each of `N` blocks from block `at` of row `y`, and its first voxel's number within the block.
     #[inline(always)]
-    fn find_first(self, x: &[f32], y: usize, width: usize, best: &mut [f32], first: &mut [u32]) {
-        best.fill(f32::NEG_INFINITY);
-        first.fill(0);
+    fn first_maxima<const N: usize>(self, x: &[f32], [y, at]: [usize; 2], width: usize) -> ([f32; N], [u32; N]) {
+        let (mut best, mut first) = ([f32::NEG_INFINITY; N], [0; N]);
         for (start, number) in self.rows(y).zip(0_u32..) {
-            let row = &x[start..start + best.len() * width];
+            let row = &x[start + at * width..][..N * width];
             for tap in 0..width {
-                let here = number * width as u32 + tap as u32;
-                let values = row.chunks_exact(width).map(|block| block[tap]);
-                for ((best, first), value) in best.iter_mut().zip(&mut *first).zip(values) {
-                    let better = exceeds(value, *best);
-                    *best = if better { value } else { *best };
-                    *first = if better { here } else { *first };
+                for block in 0..N {
+                    let value = row[block * width + tap];
+                    let better = exceeds(value, best[block]);
+                    best[block] = if better { value } else { best[block] };
+                    first[block] = if better { number * width as u32 + tap as u32 } else { first[block] };
                 }
             }
         }
+        (best, first)
+    }
+
+    /// The statistic of each of `N` blocks from block `at` of row `y`.
+    #[inline(always)]
+    fn reduced<const N: usize>(self, statistic: Statistic, x: &[f32], place: [usize; 2], width: usize) -> [f32; N] {
+        if statistic == Statistic::Max {
+            return self.first_maxima(x, place, width).0;
+        }
+        let ([y, at], mut sums) = (place, [0.0; N]);
+        for start in self.rows(y) {
+            let row = &x[start + at * width..][..N * width];
+            for tap in 0..width {
+                for block in 0..N {
+                    sums[block] += row[block * width + tap];
+                }
+            }
+        }
+        sums.map(|sum| sum * (1.0 / volume(self.kernel) as f32))
     }
 }
 
 /// Whether `value` displaces the maximum so far: what is not a number does, and is then displaced by its like alone.
 #[inline(always)]
 fn exceeds(value: f32, best: f32) -> bool {
-    // no short circuit: both are compared for a whole vector at once
     (value > best) | value.is_nan()
 }
 

@@ -5,10 +5,14 @@
 //! transformer), [`peak`] (what their speed is measured against).
 
 pub mod attention;
+pub mod conv;
 mod exponential;
+pub mod norm;
 pub mod peak;
 pub mod pool;
 pub mod resize;
+mod scratch;
 pub mod simd;
+pub mod source;
 #[cfg(test)]
 mod testing;

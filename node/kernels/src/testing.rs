@@ -17,3 +17,10 @@ pub(crate) fn draw(seed: u64, count: usize) -> Vec<f32> {
 pub(crate) fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool").install(work)
 }
+
+/// Whether numbers agree with those of a definition to `tolerance` of the largest of them.
+pub(crate) fn close(found: &[f32], expected: &[f64], tolerance: f64) -> bool {
+    let largest = expected.iter().fold(1.0_f64, |largest, value| largest.max(value.abs()));
+    let near = |(found, expected): (&f32, &f64)| (f64::from(*found) - expected).abs() <= tolerance * largest;
+    found.len() == expected.len() && found.iter().zip(expected).all(near)
+}

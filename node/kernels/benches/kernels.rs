@@ -14,14 +14,19 @@ use criterion::{
 };
 use semisam_kernels::{
     attention::{Attention, Shared, Tokens},
+    conv::Conv,
+    norm::{GroupNorm, moments_of_planes},
     peak,
     pool::Pool,
     resize::{Alignment, Resize},
     simd,
+    source::{Source, Term},
 };
 
 fn main() {
     let mut criterion = Criterion::default().with_measurement(Speed::measure()).configure_from_args();
+    convolution(&mut criterion.benchmark_group("conv"));
+    norm(&mut criterion.benchmark_group("norm"));
     attention(&mut criterion.benchmark_group("attention"));
     pool(&mut criterion.benchmark_group("pool"));
     resize(&mut criterion.benchmark_group("resize"));
@@ -29,6 +34,59 @@ fn main() {
 }
 
 type Group<'a> = BenchmarkGroup<'a, Speed>;
+
+/// The convolutions of a V-Net with 16 filters and with 4, on images of 64³, and its ways down, up and out.
+fn convolution(group: &mut Group) {
+    let same = Conv::same([3; 3]);
+    let rows = [
+        (same, 16, 16, 64),
+        (same, 4, 4, 64),
+        (same, 1, 16, 64),
+        (same, 8, 8, 32),
+        (same, 32, 32, 32),
+        (same, 64, 64, 16),
+        (same, 128, 128, 8),
+        (same, 256, 256, 4),
+        (Conv::halving(), 16, 32, 64),
+        (Conv::halving(), 128, 256, 8),
+        (Conv::same([1; 3]), 16, 2, 64),
+    ];
+    for (conv, inputs, outputs, side) in rows {
+        let [od, oh, ow] = conv.sides([side; 3]);
+        let taps = conv.kernel.iter().product::<usize>();
+        let fill = |count: usize| (0..count).map(|i| (i * 7919 % 1009) as f32 / 1009.0 - 0.5).collect::<Vec<f32>>();
+        let (x, g) = (fill(inputs * side.pow(3)), fill(outputs * od * oh * ow));
+        let (weight, bias) = (fill(outputs * inputs * taps), fill(outputs));
+        let (x, g) = ([Term { values: &x, affine: None }], [Term { values: &g, affine: None }]);
+        let x = Source::new([1, inputs, side, side, side], &x);
+        let g = Source::new([1, outputs, od, oh, ow], &g);
+        let zeros = vec![0.0; inputs];
+        group.throughput(Throughput::Elements((2 * taps * inputs * outputs * od * oh * ow) as u64));
+        let name = format!("{}³/{} {inputs} to {outputs} at {side}³", conv.kernel[0], conv.stride);
+        group.bench_function(format!("{name}, value"), |b| b.iter(|| black_box(conv.forward(&x, &weight, &bias))));
+        group.bench_function(format!("{name}, input gradient"), |b| {
+            b.iter(|| black_box(conv.input_gradient(&g, &weight, &zeros, [side; 3])));
+        });
+        group.bench_function(format!("{name}, weight gradient"), |b| {
+            b.iter(|| black_box(conv.weight_gradient(&x, &g)));
+        });
+    }
+}
+
+fn norm(group: &mut Group) {
+    let shape = [1, 16, 64, 64, 64];
+    let z: Vec<f32> = (0..shape.iter().product()).map(|i: usize| (i * 7919 % 1009) as f32 / 1009.0).collect();
+    let (scale, shift) = (vec![1.0; 16], vec![-0.2; 16]);
+    let norm = GroupNorm { shape, groups: 16, epsilon: 1e-5, scale: &scale, shift: &shift, keep: None };
+    let statistics = norm.statistics(&moments_of_planes(&z, 64 * 64));
+    let mut gradient = z.clone();
+    group.throughput(Throughput::Bytes(4 * z.len() as u64));
+    group.bench_function("moments", |b| b.iter(|| black_box(moments_of_planes(&z, 64 * 64))));
+    group.throughput(Throughput::Bytes(4 * 3 * z.len() as u64));
+    group.bench_function("gradients, in place", |b| {
+        b.iter(|| black_box(norm.gradients(&z, &statistics, &mut gradient)));
+    });
+}
 
 /// A transformer's blocks: all tokens of a grid, those of a padded window, and what SAM-Med3D makes of the latter.
 fn attention(group: &mut Group) {

@@ -1,12 +1,14 @@
-//! The student network: a V-Net, its weights by PyTorch name, and the files that it is read from.
+//! The student network, a V-Net, and the generalist, SAM-Med3D: weights by PyTorch name, and the files that they are read from.
 //!
 //! In reading order: [`layout`] (which tensors there are, and their first values), [`vnet`] (the computation),
-//! [`conv`] and [`norm`] (its operations), [`checkpoint`] (safetensors and PyTorch files).
+//! [`conv`] and [`norm`] (its operations), [`checkpoint`] (safetensors and PyTorch files);
+//! [`sam`] is the generalist.
 
 pub mod checkpoint;
 pub mod conv;
 pub mod layout;
 pub mod norm;
+pub mod sam;
 pub mod vnet;
 
 use serde::{Deserialize, Serialize};

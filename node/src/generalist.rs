@@ -1,0 +1,3 @@
+//! A generalist ready for use on scans.
+
+pub mod reference;

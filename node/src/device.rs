@@ -19,7 +19,7 @@ use crate::model::{
         direct,
         operator::{ConvBackend, ConvGradients},
     },
-    sam::{operator::TransformerBackend, rows},
+    sam::{operator::TransformerBackend, pieces, rows},
 };
 
 /// A backend that can train, and within it one that only computes.
@@ -74,12 +74,14 @@ impl ConvBackend for Flex {
 impl TransformerBackend for burn::backend::Cuda {}
 
 impl TransformerBackend for Flex {
-    fn softmax_rows(x: FlexTensor, shared: Option<FlexTensor>) -> FlexTensor {
-        let [_, _, width] = x.layout().shape().dims();
-        let shared = shared.map(|shared| shared.to_contiguous());
-        in_place(x, |x| match &shared {
-            Some(shared) => rows::softmax_with(x, values(shared), width),
-            None => rows::softmax(x, width),
+    fn attend(q: FlexTensor, k: FlexTensor, v: FlexTensor, shared: Option<FlexTensor>) -> FlexTensor {
+        pieces::attend::<Flex>([q, k, v], shared, |x, shared| {
+            let width = x.layout().shape().dims::<3>()[2];
+            let shared = shared.map(|shared| shared.to_contiguous());
+            in_place(x, |x| match &shared {
+                Some(shared) => rows::softmax_with(x, values(shared), width),
+                None => rows::softmax(x, width),
+            })
         })
     }
 
@@ -100,7 +102,9 @@ fn in_place(x: FlexTensor, change: impl FnOnce(&mut [f32])) -> FlexTensor {
 }
 
 fn values(tensor: &FlexTensor) -> &[f32] {
-    tensor.as_slice().expect("weights and images are f32, and this tensor was made contiguous")
+    let first = tensor.layout().start_offset();
+    let all = tensor.storage::<f32>();
+    &all[first..first + tensor.layout().num_elements()]
 }
 
 fn tensor(values: Vec<f32>, shape: &[usize]) -> FlexTensor {

@@ -443,7 +443,7 @@ def main():
     elif arguments.what == "reference":
         model, given = build(config), inputs(config)
         save(model, arguments.files[0])
-        recorded = {name: value.contiguous() for name, value in (given | outputs(model, given)).items()}
+        recorded = {name: value.clone().contiguous() for name, value in (given | outputs(model, given)).items()}
         save_file(recorded, arguments.files[0].replace(".safetensors", "_io.safetensors"))
     else:
         given = inputs(config)

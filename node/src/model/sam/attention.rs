@@ -5,7 +5,7 @@ use burn::tensor::{Tensor, backend::Backend};
 use super::{
     config::DECODER_HEADS,
     linear::{Linear, Parts},
-    operator::{TransformerBackend, softmax},
+    operator::{self, TransformerBackend},
 };
 
 /// `softmax(q k^T + s) v`, head by head; the scale is already in `queries`.
@@ -19,7 +19,7 @@ pub fn attend<B: TransformerBackend>(
     values: Tensor<B, 3>,
     shared: Option<Tensor<B, 3>>,
 ) -> Tensor<B, 3> {
-    softmax(queries.matmul(keys.swap_dims(1, 2)), shared).matmul(values)
+    operator::attend([queries, keys, values], shared)
 }
 
 /// Attention with a projection of each of its inputs, as the mask decoder uses it.

@@ -1,6 +1,9 @@
 //! The mask decoder: tokens ask the image, and become masks and their scores (spec/semisam.md, section 7.5).
+//!
+//! The image stays rows of channels up to the masks: a transposed convolution with stride 2 is one product for each of its
+//! eight taps, and what they give is laid between one another in runs, axis by axis.
 
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::{Tensor, TensorData, backend::Backend};
 
 use super::{
     config::SamConfig,
@@ -9,7 +12,6 @@ use super::{
     operator::{TransformerBackend, gelu},
     transformer::TwoWayTransformer,
 };
-use crate::model::conv;
 
 /// From an embedding and prompts to masks.
 #[derive(Debug)]
@@ -18,10 +20,18 @@ pub(super) struct MaskDecoder<B: Backend> {
     score_token: Tensor<B, 2>,
     mask_tokens: Tensor<B, 2>,
     transformer: TwoWayTransformer<B>,
-    upscaling: [(Tensor<B, 5>, Tensor<B, 1>); 2],
+    upscaling: [Doubling<B>; 2],
     norm: LayerNorm<B>,
     masks: Vec<Perceptron<B>>,
     scores: Perceptron<B>,
+}
+
+/// A transposed convolution 2x2x2 with stride 2.
+#[derive(Debug)]
+struct Doubling<B: Backend> {
+    /// [inputs, outputs] for each tap, the last axis fastest.
+    taps: Vec<Tensor<B, 2>>,
+    bias: Tensor<B, 2>,
 }
 
 impl<B: TransformerBackend> MaskDecoder<B> {
@@ -34,10 +44,7 @@ impl<B: TransformerBackend> MaskDecoder<B> {
         });
         let masks = masks.collect();
         let scores = layers(&format!("{path}.iou_prediction_head"), config.score[0]);
-        let upscaling = [0, 3].map(|stage| {
-            let [weight, bias] = ["weight", "bias"].map(|part| format!("{path}.output_upscaling.{stage}.{part}"));
-            (parts.tensor(&weight), parts.tensor(&bias))
-        });
+        let upscaling = [0, 3].map(|stage| Doubling::take(parts, &format!("{path}.output_upscaling.{stage}")));
         Self {
             config: config.clone(),
             score_token: parts.tensor(&format!("{path}.iou_token.weight")),
@@ -62,18 +69,43 @@ impl<B: TransformerBackend> MaskDecoder<B> {
         let mut tokens = vec![self.score_token.clone(), self.mask_tokens.clone()];
         tokens.extend(points);
         let (tokens, image) = self.transformer.forward(Tensor::cat(tokens, 0), image, places);
-        let features = self.upscale(image.swap_dims(0, 1).reshape([1, self.config.channels, d, h, w]));
-        let [_, channels, d, h, w] = features.dims();
+        let [first, second] = &self.upscaling;
+        let features = gelu(self.norm.forward(first.forward(image, [d, h, w])));
+        let [d, h, w] = [2 * d, 2 * h, 2 * w];
+        let features = gelu(second.forward(features, [d, h, w])); // [8 * voxels, channels]
         let of_mask = |mask: usize| self.masks[mask].forward(tokens.clone().narrow(0, mask + 1, 1));
         let weights = Tensor::cat((0..masks).map(of_mask).collect(), 0); // [masks, channels]
-        let logits = weights.matmul(features.reshape([channels, d * h * w])).reshape([1, masks, d, h, w]);
+        let logits = weights.matmul(features.swap_dims(0, 1)).reshape([1, masks, 2 * d, 2 * h, 2 * w]);
         (logits, self.scores.forward(tokens.narrow(0, 0, 1)))
     }
+}
 
-    /// [1, channels, d, h, w] -> [1, fewer channels, 4d, 4h, 4w].
-    fn upscale(&self, x: Tensor<B, 5>) -> Tensor<B, 5> {
-        let [first, second] = self.upscaling.clone();
-        let x = gelu(self.norm.forward_channels(conv::double(x, first.0, first.1)));
-        gelu(conv::double(x, second.0, second.1))
+impl<B: Backend> Doubling<B> {
+    fn take(parts: &mut Parts<'_, B>, path: &str) -> Self {
+        let weight = parts.host(&format!("{path}.weight"));
+        let [inputs, outputs] = [weight.shape[0], weight.shape[1]];
+        let tap = |tap: usize| {
+            let values: Vec<f32> = weight.values.iter().skip(tap).step_by(8).copied().collect();
+            Tensor::from_data(TensorData::new(values, [inputs, outputs]), parts.device())
+        };
+        let taps = (0..8).map(tap).collect();
+        Self { taps, bias: parts.tensor::<1>(&format!("{path}.bias")).unsqueeze() }
+    }
+
+    /// [d * h * w, inputs] -> [2d * 2h * 2w, outputs].
+    fn forward(&self, x: Tensor<B, 2>, [d, h, w]: [usize; 3]) -> Tensor<B, 2> {
+        let outputs = self.bias.dims()[1];
+        let mut parts: Vec<Tensor<B, 2>> =
+            self.taps.iter().map(|tap| x.clone().matmul(tap.clone()) + self.bias.clone()).collect();
+        // neighbours along w, then rows along h, then planes along d
+        for (runs, length) in [(d * h * w, outputs), (d * h, 2 * w * outputs), (d, 4 * h * w * outputs)] {
+            let pair = |pair: &[Tensor<B, 2>]| {
+                let pair = pair.iter().map(|part| part.clone().reshape([runs, length]));
+                Tensor::cat(pair.collect(), 1)
+            };
+            parts = parts.chunks_exact(2).map(pair).collect();
+        }
+        let doubled = parts.pop().expect("eight taps make four pairs, two, and one");
+        doubled.reshape([8 * d * h * w, outputs])
     }
 }

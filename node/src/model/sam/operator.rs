@@ -1,21 +1,28 @@
-//! What a transformer needs beyond matrix products, as operators of a backend: softmax over a row, and GELU.
+//! What a transformer is made of beyond linear layers, as operators of a backend: attention, and GELU.
 //!
-//! A backend that has nothing better inherits its stock operators. On the CPU those call a scalar exponential or error
-//! function per number, GELU on one thread; [`super::rows`] does both in plain Rust that the compiler vectorises.
+//! A backend that has nothing better inherits its stock operators. On the CPU those hold the logits of all heads at once
+//! and call a scalar exponential or error function per number, GELU on one thread. There [`super::pieces`] keeps
+//! logits in the cache, and [`super::rows`] does the rest in plain Rust that the compiler vectorises.
 
 use burn::tensor::{Tensor, TensorMetadata, TensorPrimitive, backend::Backend, ops::FloatTensor};
 
 /// A backend with the operators of a transformer's inference.
 pub trait TransformerBackend: Backend {
-    /// Softmax of `x` [heads, rows, width] along the last axis, after a row of `shared` [heads, groups, width] was added to
-    /// each rows / groups neighbours.
-    fn softmax_rows(x: FloatTensor<Self>, shared: Option<FloatTensor<Self>>) -> FloatTensor<Self> {
-        let shape = x.shape();
-        let Some(shared) = shared else { return Self::softmax(x, 2) };
-        let ([heads, rows, width], groups) = (shape.dims(), shared.shape().dims::<3>()[1]);
-        let x = Self::float_reshape(x, [heads * groups, rows / groups, width].into());
-        let shared = Self::float_reshape(shared, [heads * groups, 1, width].into());
-        Self::float_reshape(Self::softmax(Self::float_add(x, shared), 2), shape)
+    /// `softmax(q k^T + s) v`, see [`super::attention::attend`].
+    fn attend(
+        queries: FloatTensor<Self>,
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        shared: Option<FloatTensor<Self>>,
+    ) -> FloatTensor<Self> {
+        let mut logits = Self::float_matmul(queries, Self::float_swap_dims(keys, 1, 2));
+        let shape = logits.shape();
+        if let Some(shared) = shared {
+            let ([heads, rows, width], groups) = (shape.dims(), shared.shape().dims::<3>()[1]);
+            logits = Self::float_reshape(logits, [heads * groups, rows / groups, width].into());
+            logits = Self::float_add(logits, Self::float_reshape(shared, [heads * groups, 1, width].into()));
+        }
+        Self::float_matmul(Self::float_reshape(Self::softmax(logits, 2), shape), values)
     }
 
     /// GELU with the exact error function.
@@ -24,10 +31,14 @@ pub trait TransformerBackend: Backend {
     }
 }
 
-/// Softmax along the last axis, see [`TransformerBackend::softmax_rows`].
-pub(super) fn softmax<B: TransformerBackend>(x: Tensor<B, 3>, shared: Option<Tensor<B, 3>>) -> Tensor<B, 3> {
+/// See [`super::attention::attend`].
+pub(super) fn attend<B: TransformerBackend>(
+    [queries, keys, values]: [Tensor<B, 3>; 3],
+    shared: Option<Tensor<B, 3>>,
+) -> Tensor<B, 3> {
+    let [queries, keys, values] = [queries, keys, values].map(|tensor| tensor.into_primitive().tensor());
     let shared = shared.map(|shared| shared.into_primitive().tensor());
-    Tensor::from_primitive(TensorPrimitive::Float(B::softmax_rows(x.into_primitive().tensor(), shared)))
+    Tensor::from_primitive(TensorPrimitive::Float(B::attend(queries, keys, values, shared)))
 }
 
 /// `x` times the Gaussian distribution function of `x`.

@@ -107,11 +107,13 @@ impl<B: TransformerBackend> WindowAttention<B> {
         let (heads, width, head) = (self.heads, width / 3, width / 3 / self.heads);
         let split = |x: Tensor<B, 2>| -> [Tensor<B, 3>; 3] {
             let rows = x.dims()[0];
-            let x: Tensor<B, 4> = x.reshape([rows, 3, heads, head]).permute([1, 2, 0, 3]);
-            [0, 1, 2].map(|part| x.clone().slice([part..part + 1]).reshape([heads, rows, head]))
+            let x: Tensor<B, 3> = x.reshape([rows, 3 * heads, head]).swap_dims(0, 1);
+            [0, 1, 2].map(|part| x.clone().narrow(0, part * heads, heads))
         };
         let [queries, keys, values] = split(projected);
         let [padded_query, padded_key, padded_value] = split(self.projection.bias());
+        // laid out head by head once, because it is read in several ways
+        let queries: Tensor<B, 3> = queries.reshape([heads * tokens, head]).reshape([heads, tokens, head]);
         let relative = self.relative(&queries, padded_query, extents);
         let scaled = queries.mul_scalar((head as f32).sqrt().recip());
         let mut shared = relative.shared(extents);

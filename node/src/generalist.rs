@@ -66,7 +66,7 @@ pub enum GeneralistError {
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// Weights that are not the network's.
-    #[error("`{path}`: {source}")]
+    #[error("`{path}` holds no generalist that this program knows")]
     Weights {
         /// The file.
         path: std::path::PathBuf,

@@ -47,9 +47,9 @@ pub enum SamError {
         /// What was given.
         what: &'static str,
         /// The shape that it must have.
-        expected: [usize; 5],
+        expected: Vec<usize>,
         /// The shape that it has.
-        found: [usize; 5],
+        found: Vec<usize>,
     },
 }
 
@@ -187,5 +187,8 @@ impl<B: TransformerBackend> Sam<B> {
 
 fn fits<B: Backend>(what: &'static str, expected: [usize; 5], tensor: &Tensor<B, 5>) -> Result<(), SamError> {
     let found = tensor.dims();
-    if found == expected { Ok(()) } else { Err(SamError::Shape { what, expected, found }) }
+    if found == expected {
+        return Ok(());
+    }
+    Err(SamError::Shape { what, expected: expected.to_vec(), found: found.to_vec() })
 }

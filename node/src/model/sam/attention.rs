@@ -12,13 +12,13 @@ use super::{
 ///
 /// # Shapes
 /// `queries` [heads, queries, width], `keys` [heads, keys, width], `values` [heads, keys, out], `shared` [heads, groups, keys],
-/// of which each row is added to the logits of queries / groups neighbours -> [heads, queries, out].
+/// of which each row is added to the logits of queries / groups neighbours -> [queries, heads * out].
 pub fn attend<B: TransformerBackend>(
     queries: Tensor<B, 3>,
     keys: Tensor<B, 3>,
     values: Tensor<B, 3>,
     shared: Option<Tensor<B, 3>>,
-) -> Tensor<B, 3> {
+) -> Tensor<B, 2> {
     operator::attend([queries, keys, values], shared)
 }
 
@@ -40,11 +40,10 @@ impl<B: TransformerBackend> Attention<B> {
 
     /// `queries` [n, channels], `keys` and `values` [m, channels] -> [n, channels].
     pub(super) fn forward(&self, queries: Tensor<B, 2>, keys: Tensor<B, 2>, values: Tensor<B, 2>) -> Tensor<B, 2> {
-        let queries = heads(self.queries.forward(queries));
-        let [_, rows, width] = queries.dims();
-        let queries = queries.mul_scalar((width as f32).sqrt().recip());
-        let attended = attend(queries, heads(self.keys.forward(keys)), heads(self.values.forward(values)), None);
-        self.out.forward(attended.swap_dims(0, 1).reshape([rows, DECODER_HEADS * width]))
+        let queries = self.queries.forward(queries);
+        let scale = ((queries.dims()[1] / DECODER_HEADS) as f32).sqrt().recip();
+        let queries = heads(queries.mul_scalar(scale));
+        self.out.forward(attend(queries, heads(self.keys.forward(keys)), heads(self.values.forward(values)), None))
     }
 }
 

@@ -30,8 +30,6 @@ pub struct SamConfig {
     pub windows: Vec<usize>,
     /// Channels of the image embedding and of every prompt.
     pub channels: usize,
-    /// Frequencies of the positional encoding.
-    pub frequencies: usize,
     /// Channels of the two stages that bring a mask prompt to the grid.
     pub mask_channels: [usize; 2],
     /// Layers of the decoder's transformer.
@@ -61,7 +59,6 @@ impl SamConfig {
             hidden: 3072,
             windows,
             channels: 384,
-            frequencies: 128,
             mask_channels: [4, 16],
             layers: 2,
             decoder_hidden: 2048,
@@ -94,17 +91,16 @@ impl SamConfig {
                 &[(&format!("{block}.mlp.lin1.bias"), 1, 0), (&format!("{block}.mlp.lin2.weight"), 2, 1)],
                 default.hidden,
             ),
-            windows: sizes.windows(),
+            windows: sizes.windows(&default.windows),
             channels: size(
                 &[("mask_decoder.iou_token.weight", 2, 1), ("prompt_encoder.no_mask_embed.weight", 2, 1)],
                 default.channels,
             ),
-            frequencies: size(&[(FREQUENCIES, 2, 1)], default.frequencies),
             mask_channels: [
                 size(&[("prompt_encoder.mask_downscaling.0.bias", 1, 0)], default.mask_channels[0]),
                 size(&[("prompt_encoder.mask_downscaling.3.bias", 1, 0)], default.mask_channels[1]),
             ],
-            layers: sizes.count("mask_decoder.transformer.layers."),
+            layers: sizes.count("mask_decoder.transformer.layers.").unwrap_or(default.layers),
             decoder_hidden: size(&[("mask_decoder.transformer.layers.0.mlp.lin1.bias", 1, 0)], default.decoder_hidden),
             cross: size(&[(&format!("{token}.q_proj.bias"), 1, 0), (&format!("{token}.k_proj.bias"), 1, 0)], 192),
             masks: size(&[("mask_decoder.mask_tokens.weight", 2, 0)], default.masks),
@@ -113,7 +109,7 @@ impl SamConfig {
                 size(&[("mask_decoder.output_upscaling.3.bias", 1, 0)], default.upscaled[1]),
             ],
             score: [
-                sizes.count("mask_decoder.iou_prediction_head.layers."),
+                sizes.count("mask_decoder.iou_prediction_head.layers.").unwrap_or(default.score[0]),
                 size(&[("mask_decoder.iou_prediction_head.layers.0.bias", 1, 0)], default.score[1]),
             ],
         };
@@ -138,7 +134,7 @@ impl SamConfig {
     fn check(&self) -> Result<(), SamError> {
         let all =
             self.grid.iter().chain(&self.patch).chain(&self.windows).chain(&self.mask_channels).chain(&self.upscaled);
-        let single = [self.image_channels, self.hidden, self.frequencies, self.decoder_hidden, self.score[1]];
+        let single = [self.image_channels, self.hidden, self.decoder_hidden, self.score[1]];
         let impossible = |what: String| Err(SamError::Sizes(what));
         if all.chain(&single).chain([&self.width, &self.channels, &self.cross]).any(|size| *size == 0 || *size > MOST) {
             return impossible(format!("every size lies between 1 and {MOST}"));
@@ -155,9 +151,11 @@ impl SamConfig {
                 return impossible(format!("the decoder's {DECODER_HEADS} heads do not divide a width of {inner}"));
             }
         }
-        if self.channels != 3 * self.frequencies {
-            let (channels, frequencies) = (self.channels, self.frequencies);
-            return impossible(format!("{frequencies} frequencies give {} channels, not {channels}", 3 * frequencies));
+        if !self.channels.is_multiple_of(3) {
+            return impossible(format!(
+                "{} channels are not three equal parts of a positional encoding",
+                self.channels
+            ));
         }
         if self.masks < 2 {
             return impossible("there is no mask token beside the single mask's".to_owned());
@@ -170,7 +168,6 @@ impl SamConfig {
 const MOST: usize = 1 << 20;
 
 const PATCHES: &str = "image_encoder.patch_embed.proj.weight";
-const FREQUENCIES: &str = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix";
 
 struct Sizes<'a>(&'a Weights);
 
@@ -183,21 +180,21 @@ impl Sizes<'_> {
         places.iter().find_map(found)
     }
 
-    /// How many layers there are whose names start with `path` and a number.
-    fn count(&self, path: &str) -> usize {
+    /// How many layers there are whose names start with `path` and a number; nothing is known where there is none.
+    fn count(&self, path: &str) -> Option<usize> {
         let number = |name: &str| name.strip_prefix(path)?.split('.').next()?.parse::<usize>().ok();
-        let highest = self.0.iter().filter_map(|(name, _)| number(name)).max();
+        let highest = self.0.iter().filter_map(|(name, _)| number(name)).max()?;
         // more layers than tensors cannot be complete, and would only make a long list of what is missing
-        highest.map_or(0, |highest| (highest + 1).min(self.0.iter().count()))
+        Some(highest.saturating_add(1).min(self.0.iter().count()))
     }
 
     /// A table of relative positions has one row for each distance in a window of s tokens a side: 2s - 1.
-    fn windows(&self) -> Vec<usize> {
+    fn windows(&self, default: &[usize]) -> Vec<usize> {
         let window = |block: usize| {
             let table = |axis| format!("image_encoder.blocks.{block}.attn.rel_pos_{axis}");
             let rows = self.first(&[(&table("d"), 2, 0), (&table("h"), 2, 0), (&table("w"), 2, 0)]);
-            rows.unwrap_or(15) / 2 + 1
+            rows.map_or(default[0], |rows| rows / 2 + 1)
         };
-        (0..self.count("image_encoder.blocks.").max(1)).map(window).collect()
+        self.count("image_encoder.blocks.").map_or(default.to_vec(), |blocks| (0..blocks).map(window).collect())
     }
 }

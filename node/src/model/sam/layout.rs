@@ -123,7 +123,7 @@ fn image_encoder(entries: &mut Entries, config: &SamConfig) {
 
 fn prompt_encoder(entries: &mut Entries, config: &SamConfig) {
     let (path, channels, [first, second]) = ("prompt_encoder", config.channels, config.mask_channels);
-    entries.add(format!("{path}.pe_layer.positional_encoding_gaussian_matrix"), &[3, config.frequencies]);
+    entries.add(format!("{path}.pe_layer.positional_encoding_gaussian_matrix"), &[3, channels / 3]);
     for name in ["point_embeddings.0", "point_embeddings.1", "not_a_point_embed", "no_mask_embed"] {
         entries.add(format!("{path}.{name}.weight"), &[1, channels]);
     }

@@ -1,7 +1,7 @@
 //! The mask decoder: tokens ask the image, and become masks and their scores (spec/semisam.md, section 7.5).
 //!
-//! The image stays rows of channels up to the masks: a transposed convolution with stride 2 is one product for each of its
-//! eight taps, and what they give is laid between one another in runs, axis by axis.
+//! The image stays rows of channels up to the masks: a transposed convolution with stride 2 is one product for each pair of
+//! its eight taps, and what they give is laid between one another in runs, axis by axis.
 
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 
@@ -29,8 +29,9 @@ pub(super) struct MaskDecoder<B: Backend> {
 /// A transposed convolution 2x2x2 with stride 2.
 #[derive(Debug)]
 struct Doubling<B: Backend> {
-    /// [inputs, outputs] for each tap, the last axis fastest.
-    taps: Vec<Tensor<B, 2>>,
+    /// [inputs, 2 * outputs] for each pair of taps that are neighbours along the last axis.
+    pairs: Vec<Tensor<B, 2>>,
+    /// Twice, one after the other.
     bias: Tensor<B, 2>,
 }
 
@@ -84,28 +85,31 @@ impl<B: Backend> Doubling<B> {
     fn take(parts: &mut Parts<'_, B>, path: &str) -> Self {
         let weight = parts.host(&format!("{path}.weight"));
         let [inputs, outputs] = [weight.shape[0], weight.shape[1]];
-        let tap = |tap: usize| {
-            let values: Vec<f32> = weight.values.iter().skip(tap).step_by(8).copied().collect();
-            Tensor::from_data(TensorData::new(values, [inputs, outputs]), parts.device())
+        let pair = |pair: usize| {
+            let taps = weight.values.chunks_exact(8 * outputs).flat_map(|of_input| {
+                [2 * pair, 2 * pair + 1].into_iter().flat_map(move |tap| of_input.iter().skip(tap).step_by(8).copied())
+            });
+            Tensor::from_data(TensorData::new(taps.collect::<Vec<f32>>(), [inputs, 2 * outputs]), parts.device())
         };
-        let taps = (0..8).map(tap).collect();
-        Self { taps, bias: parts.tensor::<1>(&format!("{path}.bias")).unsqueeze() }
+        let pairs = (0..4).map(pair).collect();
+        let bias = parts.tensor::<1>(&format!("{path}.bias"));
+        Self { pairs, bias: Tensor::cat(vec![bias.clone(), bias], 0).unsqueeze() }
     }
 
     /// [d * h * w, inputs] -> [2d * 2h * 2w, outputs].
     fn forward(&self, x: Tensor<B, 2>, [d, h, w]: [usize; 3]) -> Tensor<B, 2> {
-        let outputs = self.bias.dims()[1];
+        let row = self.bias.dims()[1] * w; // two voxels for each of w, next to one another
         let mut parts: Vec<Tensor<B, 2>> =
-            self.taps.iter().map(|tap| x.clone().matmul(tap.clone()) + self.bias.clone()).collect();
-        // neighbours along w, then rows along h, then planes along d
-        for (runs, length) in [(d * h * w, outputs), (d * h, 2 * w * outputs), (d, 4 * h * w * outputs)] {
+            self.pairs.iter().map(|pair| x.clone().matmul(pair.clone()) + self.bias.clone()).collect();
+        // rows along h, then planes along d
+        for (runs, length) in [(d * h, row), (d, 2 * h * row)] {
             let pair = |pair: &[Tensor<B, 2>]| {
                 let pair = pair.iter().map(|part| part.clone().reshape([runs, length]));
                 Tensor::cat(pair.collect(), 1)
             };
             parts = parts.chunks_exact(2).map(pair).collect();
         }
-        let doubled = parts.pop().expect("eight taps make four pairs, two, and one");
-        doubled.reshape([8 * d * h * w, outputs])
+        let doubled = parts.pop().expect("four pairs make two, and one");
+        doubled.reshape([8 * d * h * w, row / w / 2])
     }
 }

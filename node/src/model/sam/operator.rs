@@ -22,7 +22,9 @@ pub trait TransformerBackend: Backend {
             logits = Self::float_reshape(logits, [heads * groups, rows / groups, width].into());
             logits = Self::float_add(logits, Self::float_reshape(shared, [heads * groups, 1, width].into()));
         }
-        Self::float_matmul(Self::float_reshape(Self::softmax(logits, 2), shape), values)
+        let attended = Self::float_matmul(Self::float_reshape(Self::softmax(logits, 2), shape), values);
+        let [heads, rows, width] = attended.shape().dims();
+        Self::float_reshape(Self::float_swap_dims(attended, 0, 1), [rows, heads * width].into())
     }
 
     /// GELU with the exact error function.
@@ -35,7 +37,7 @@ pub trait TransformerBackend: Backend {
 pub(super) fn attend<B: TransformerBackend>(
     [queries, keys, values]: [Tensor<B, 3>; 3],
     shared: Option<Tensor<B, 3>>,
-) -> Tensor<B, 3> {
+) -> Tensor<B, 2> {
     let [queries, keys, values] = [queries, keys, values].map(|tensor| tensor.into_primitive().tensor());
     let shared = shared.map(|shared| shared.into_primitive().tensor());
     Tensor::from_primitive(TensorPrimitive::Float(B::attend(queries, keys, values, shared)))

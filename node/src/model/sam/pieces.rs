@@ -31,12 +31,12 @@ pub fn attend<B: Backend>(
         B::float_matmul(softmax(logits, shared), part::<B>(&values, head, ..))
     };
     let starts: Vec<usize> = (0..rows).step_by(size).collect();
-    let pieces: Vec<FloatTensor<B>> = (0..heads * starts.len())
-        .into_par_iter()
-        .map(|number| piece(number / starts.len(), starts[number % starts.len()]))
-        .collect();
-    let of_head = pieces.chunks(starts.len()).map(|pieces| B::float_cat(pieces.to_vec(), 1));
-    B::float_cat(of_head.collect(), 0)
+    let pieces: Vec<FloatTensor<B>> =
+        (0..heads * starts.len()).into_par_iter().map(|number| piece(number % heads, starts[number / heads])).collect();
+    let of_rows = pieces.chunks(heads).map(|heads| B::float_cat(heads.to_vec(), 2));
+    let attended = B::float_cat(of_rows.collect(), 1);
+    let width = attended.shape().dims::<3>()[2];
+    B::float_reshape(attended, [rows, width].into())
 }
 
 /// Rows of one head.

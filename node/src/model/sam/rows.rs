@@ -67,15 +67,16 @@ fn exp(x: f32) -> f32 {
     series * f32::from_bits(rounded.to_bits().wrapping_add(127) << 23)
 }
 
-/// The error function by formula 7.1.26 of Abramowitz and Stegun: absolute error below 1.5e-7, and half of that in the
-/// distribution function.
+/// The distribution function below zero is half of e^(-z^2) t p(t) with z = |x| / √2 and t = 1 / (1 + 0.41 z). The polynomial
+/// was fitted to the scaled complementary error function on [0, 9]: absolute error below 3e-9 before rounding.
 fn gelu_of(x: f32) -> f32 {
+    const FIRST: f32 = 0.074_866_42;
+    const REST: [f32; 7] =
+        [-0.366_181_9, 0.569_594_9, -0.250_079_44, 0.332_955_55, 0.170_783_17, 0.237_081_96, 0.230_979_37];
     let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
-    let t = 1.0 / (1.0 + 0.327_591_1 * z);
-    let series =
-        [-1.453_152_1, 1.421_413_7, -0.284_496_74, 0.254_829_6].into_iter().fold(1.061_405_4_f32, |sum, c| sum * t + c);
+    let t = 1.0 / (1.0 + 0.41 * z);
+    let series = REST.into_iter().fold(FIRST, |sum, c| sum * t + c);
     let tail = 0.5 * series * t * exp(-z * z);
-    // tail is the distribution function of -|x|
     if x < 0.0 { x * tail } else { x - x * tail }
 }
 
@@ -101,7 +102,7 @@ mod tests {
             values.iter().map(|x| f64::from(*x)).map(|x| 0.5 * x * libm::erfc(-x / 2_f64.sqrt())).collect();
         gelu(&mut values);
         for (found, expected) in values.iter().zip(expected) {
-            assert!((f64::from(*found) - expected).abs() < 1e-6, "{found} {expected}");
+            assert!((f64::from(*found) - expected).abs() < 3e-7 * expected.abs().max(1.0), "{found} {expected}");
         }
     }
 

@@ -104,7 +104,7 @@ impl<B: TransformerBackend> WindowAttention<B> {
     /// One window of which `extents` tokens are real: [tokens, 3 * width] -> [tokens, width].
     fn within(&self, projected: Tensor<B, 2>, extents: [usize; 3]) -> Tensor<B, 2> {
         let [tokens, width] = projected.dims();
-        let (heads, width, head) = (self.heads, width / 3, width / 3 / self.heads);
+        let (heads, head) = (self.heads, width / 3 / self.heads);
         let split = |x: Tensor<B, 2>| -> [Tensor<B, 3>; 3] {
             let rows = x.dims()[0];
             let x: Tensor<B, 3> = x.reshape([rows, 3 * heads, head]).swap_dims(0, 1);
@@ -127,8 +127,7 @@ impl<B: TransformerBackend> WindowAttention<B> {
             let nothing = Tensor::zeros([heads, extents[0] * extents[1], 1], &shared.device());
             shared = Tensor::cat(vec![shared, nothing], 2);
         }
-        let attended = attend(Tensor::cat(queries, 2), Tensor::cat(keys, 2), values, Some(shared));
-        attended.swap_dims(0, 1).reshape([tokens, width])
+        attend(Tensor::cat(queries, 2), Tensor::cat(keys, 2), values, Some(shared))
     }
 
     /// The relative terms of `queries` [heads, tokens, head], the padded ones along the last axis included.
@@ -226,3 +225,6 @@ fn log_sum_exp<B: Backend>(x: Tensor<B, 4>, axis: usize) -> Tensor<B, 4> {
     let most = x.clone().max_dim(axis);
     (x - most.clone()).exp().sum_dim(axis).log() + most
 }
+
+#[cfg(test)]
+mod tests;

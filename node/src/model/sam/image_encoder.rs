@@ -110,7 +110,12 @@ impl<B: TransformerBackend> Neck<B> {
             let [a, b, c] = [tap / 9, tap / 3 % 3, tap % 3];
             x.clone().slice([a..a + d, b..b + h, c..c + w]).reshape([d * h * w, channels])
         };
-        let columns = Tensor::cat((0..27).map(tap).collect(), 1); // [tokens, 27 * channels]
-        self.norm2.forward(columns.matmul(self.mix.clone().swap_dims(0, 1)))
+        // a sum of short products rounds less than one long product, and its columns take less memory
+        let slab = |first: usize| {
+            let columns = Tensor::cat((first..first + 3).map(tap).collect(), 1); // [tokens, 3 * channels]
+            columns.matmul(self.mix.clone().narrow(1, first * channels, 3 * channels).swap_dims(0, 1))
+        };
+        let mixed = (1..9).fold(slab(0), |sum, row| sum + slab(3 * row));
+        self.norm2.forward(mixed)
     }
 }

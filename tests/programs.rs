@@ -10,6 +10,8 @@ mod federation; // a real federation on disk, made with the commands of the guid
 mod mistakes; // what people do wrong: each names the thing and the remedy, and loses nothing
 #[path = "programs/running.rs"]
 mod running; // programs as processes: arguments, exit codes, output, signals
+#[path = "programs/sam_commands.rs"]
+mod sam_commands; // a generalist by command: parity, refusals, masks where the points are
 #[path = "programs/samples.rs"]
 mod samples; // the files of deploy/ are read by the programs that they are for
 #[path = "programs/strangers.rs"]

@@ -26,6 +26,7 @@ mod outcome;
 pub mod policy;
 pub mod predict;
 pub mod run;
+pub mod sam;
 mod signals;
 pub mod status;
 pub mod student;
@@ -78,6 +79,9 @@ enum Command {
     Predict(predict::PredictArgs),
     /// Check imported weights against the original implementation
     Student(student::StudentArgs),
+    /// Use a SAM-Med3D on its own: compare it with the original, segment from points, embed
+    #[command(subcommand)]
+    Sam(sam::SamCommand),
 }
 
 impl Command {
@@ -96,6 +100,7 @@ impl Command {
             Command::Evaluate(command) => done(evaluate::run(&command, rim.format, rim.out)?),
             Command::Predict(command) => done(predict::run(&command, rim.format, rim.out)?),
             Command::Student(command) => done(student::run(&command, rim.format, rim.out)?),
+            Command::Sam(command) => done(sam::run(&command, rim.format, rim.out)?),
         }
     }
 }

@@ -16,13 +16,16 @@ use burn::{
 use burn_flex::FlexTensor;
 use serde::{Deserialize, Serialize};
 
-use crate::model::conv::{
-    direct,
-    operator::{ConvBackend, ConvGradients},
+use crate::model::{
+    conv::{
+        direct,
+        operator::{ConvBackend, ConvGradients},
+    },
+    sam::{operator::TransformerBackend, pieces, rows},
 };
 
-/// A backend that can train.
-pub trait TrainBackend: ConvBackend + AutodiffBackend<InnerBackend: ConvBackend> {
+/// A backend that can train, and within it one that only computes.
+pub trait TrainBackend: ConvBackend + AutodiffBackend<InnerBackend: ConvBackend + TransformerBackend> {
     /// Whether the samples of a batch are better computed one by one, each by a thread, than together.
     const PER_SAMPLE: bool;
 }
@@ -69,8 +72,41 @@ impl ConvBackend for Flex {
     }
 }
 
+#[cfg(feature = "cuda")]
+impl TransformerBackend for burn::backend::Cuda {}
+
+impl TransformerBackend for Flex {
+    fn attend(q: FlexTensor, k: FlexTensor, v: FlexTensor, shared: Option<FlexTensor>) -> FlexTensor {
+        pieces::attend::<Flex>([q, k, v], shared, |x, shared| {
+            let width = x.layout().shape().dims::<3>()[2];
+            let shared = shared.map(|shared| shared.to_contiguous());
+            in_place(x, |x| match &shared {
+                Some(shared) => rows::softmax_with(x, values(shared), width),
+                None => rows::softmax(x, width),
+            })
+        })
+    }
+
+    fn gelu_exact(x: FlexTensor) -> FlexTensor {
+        in_place(x, rows::gelu)
+    }
+}
+
+/// Changes the values of a tensor that nobody else holds; of a copy, where somebody does.
+fn in_place(x: FlexTensor, change: impl FnOnce(&mut [f32])) -> FlexTensor {
+    let mut x = x.to_contiguous();
+    if x.layout().start_offset() != 0 || x.storage::<f32>().len() != x.layout().num_elements() {
+        let shape = x.layout().shape().clone();
+        x = tensor(values(&x).to_vec(), &shape);
+    }
+    change(x.storage_mut());
+    x
+}
+
 fn values(tensor: &FlexTensor) -> &[f32] {
-    tensor.as_slice().expect("weights and images are f32, and this tensor was made contiguous")
+    let first = tensor.layout().start_offset();
+    let all = tensor.storage::<f32>();
+    &all[first..first + tensor.layout().num_elements()]
 }
 
 fn tensor(values: Vec<f32>, shape: &[usize]) -> FlexTensor {

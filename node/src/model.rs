@@ -1,7 +1,8 @@
-//! The student network: a V-Net, its weights by PyTorch name, and the files that it is read from.
+//! The student network, a V-Net, and the generalist, SAM-Med3D: weights by PyTorch name, and the files that they are read from.
 //!
 //! In reading order: [`layout`] (which tensors there are, and their first values), [`vnet`] (the computation),
-//! [`conv`], [`norm`], [`pool`] and [`resize`] (operations), [`checkpoint`] (safetensors and PyTorch files).
+//! [`conv`], [`norm`], [`pool`] and [`resize`] (operations), [`checkpoint`] (safetensors and PyTorch files);
+//! [`sam`] is the generalist.
 
 pub mod checkpoint;
 pub mod conv;
@@ -9,6 +10,7 @@ pub mod layout;
 pub mod norm;
 pub mod pool;
 pub mod resize;
+pub mod sam;
 pub mod vnet;
 
 use serde::{Deserialize, Serialize};

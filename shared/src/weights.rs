@@ -214,6 +214,16 @@ impl Weights {
     }
 }
 
+/// The tensors in ascending order of name, given away: a large model is moved, not copied.
+impl IntoIterator for Weights {
+    type Item = (String, Tensor);
+    type IntoIter = std::collections::btree_map::IntoIter<String, Tensor>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
 /// IEEE 754 half to single precision, exactly.
 fn widen(half: u16) -> f32 {
     let sign = if half & 0x8000 == 0 { 1.0 } else { -1.0 };

@@ -64,6 +64,18 @@ impl Grid {
         })
     }
 
+    /// The (fractional) voxel index of a place in scanner millimetres.
+    pub fn voxel(&self, world: [f64; 3]) -> [f64; 3] {
+        let m = &self.affine;
+        let cofactor = |i: usize, j: usize| {
+            let (a, b, c, d) = ((i + 1) % 3, (i + 2) % 3, (j + 1) % 3, (j + 2) % 3);
+            m[a][c] * m[b][d] - m[a][d] * m[b][c]
+        };
+        let determinant: f64 = (0..3).map(|j| m[0][j] * cofactor(0, j)).sum();
+        let local: [f64; 3] = std::array::from_fn(|row| world[row] - m[row][3]);
+        std::array::from_fn(|i| (0..3).map(|j| cofactor(j, i) / determinant * local[j]).sum())
+    }
+
     /// The grid whose first voxel is the (fractional) voxel `at` of this one, with its axes stretched by `factor`.
     pub fn rebased(&self, at: [f64; 3], factor: [f64; 3], shape: [usize; 3]) -> Self {
         let mut affine = self.affine;

@@ -121,17 +121,12 @@ struct Line {
 }
 
 fn lines(from: &Grid, to: &Grid) -> Result<[Line; 3], ResampleError> {
-    let inverse = inverse(from);
-    let index = |world: [f64; 3]| -> [f64; 3] {
-        let local: [f64; 3] = std::array::from_fn(|row| world[row] - from.affine[row][3]);
-        std::array::from_fn(|row| (0..3).map(|i| inverse[row][i] * local[i]).sum())
-    };
-    let origin = index(to.world([0.0; 3]));
+    let origin = from.voxel(to.world([0.0; 3]));
     let mut lines = [Line { first: 0.0, step: 1.0 }; 3];
     for axis in 0..3 {
         let mut unit = [0.0; 3];
         unit[axis] = 1.0;
-        let moved = index(to.world(unit));
+        let moved = from.voxel(to.world(unit));
         for other in 0..3 {
             let step = moved[other] - origin[other];
             if other == axis && step > 0.0 {
@@ -142,16 +137,6 @@ fn lines(from: &Grid, to: &Grid) -> Result<[Line; 3], ResampleError> {
         }
     }
     Ok(lines)
-}
-
-fn inverse(grid: &Grid) -> [[f64; 3]; 3] {
-    let m = &grid.affine;
-    let cofactor = |i: usize, j: usize| {
-        let (a, b, c, d) = ((i + 1) % 3, (i + 2) % 3, (j + 1) % 3, (j + 2) % 3);
-        m[a][c] * m[b][d] - m[a][d] * m[b][c]
-    };
-    let determinant: f64 = (0..3).map(|j| m[0][j] * cofactor(0, j)).sum();
-    std::array::from_fn(|i| std::array::from_fn(|j| cofactor(j, i) / determinant))
 }
 
 /// For one new voxel: the first old voxel that counts, and the weights from there on.

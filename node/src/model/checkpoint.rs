@@ -2,18 +2,19 @@
 //!
 //! `pytorch-reader` parses the pickle of a `.pth` file itself and executes nothing in it; burn's own reader ignores
 //! strides (spec/cpu-kernels.md, section 8). Half precision is widened while loading, because a half-precision parameter
-//! would make the first f32 convolution panic. Training frameworks wrap the weights differently: a nested
+//! would make the first f32 convolution panic. A file is read tensor by tensor, so that a model is in memory once. Training frameworks wrap the weights differently: a nested
 //! `model_state_dict` or `state_dict`, and the `module.` prefix of data-parallel training, are taken off.
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
 use burn::tensor::{DType, TensorData};
 use pytorch_reader::PytorchReader;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, tensor::Metadata};
 use semisam_shared::weights::{Tensor, Weights, WeightsError};
 
 /// Keys under which checkpoints keep their weights, most specific first.
@@ -21,6 +22,12 @@ const NESTS: [&str; 2] = ["model_state_dict.", "state_dict."];
 
 /// Put before every name by data-parallel training.
 const DATA_PARALLEL: &str = "module.";
+
+/// Bytes that tell a safetensors file: the length of its header, and the brace that opens it.
+const START: u64 = 9;
+
+/// No header is longer than this, which is the limit of the safetensors library.
+const LONGEST_HEADER: u64 = 100_000_000;
 
 /// Counters of BatchNorm: integers, no weights.
 const COUNTER: &str = "num_batches_tracked";
@@ -78,9 +85,18 @@ pub enum CheckpointError {
 /// If the file cannot be read, is of neither format, or holds no weights.
 pub fn read(path: &Path) -> Result<Weights, CheckpointError> {
     let at = || path.to_path_buf();
-    let bytes = fs::read(path).map_err(|source| CheckpointError::Read { path: at(), source })?;
+    let unread = |source| CheckpointError::Read { path: at(), source };
+    let mut file = File::open(path).map_err(unread)?;
+    let length = file.metadata().map_err(unread)?.len();
+    let mut start = Vec::new();
+    file.by_ref().take(START).read_to_end(&mut start).map_err(unread)?;
     // a safetensors file is the length of a JSON object in eight bytes, and then that object
-    let tensors = if bytes.get(8) == Some(&b'{') { safetensors(path, &bytes)? } else { pytorch(path)? };
+    let tensors = match *start {
+        [a, b, c, d, e, f, g, h, b'{'] => {
+            safetensors(path, &mut file, u64::from_le_bytes([a, b, c, d, e, f, g, h]), length)?
+        }
+        _ => pytorch(path)?,
+    };
     let tensors = without_wrapping(tensors);
     if tensors.is_empty() {
         return Err(CheckpointError::Empty { path: at() });
@@ -88,21 +104,46 @@ pub fn read(path: &Path) -> Result<Weights, CheckpointError> {
     Weights::new(tensors).map_err(|source| CheckpointError::Damaged { path: at(), source })
 }
 
-fn safetensors(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, CheckpointError> {
+fn safetensors(
+    path: &Path,
+    file: &mut File,
+    header: u64,
+    length: u64,
+) -> Result<BTreeMap<String, Tensor>, CheckpointError> {
     let format = |reason: String| CheckpointError::Format { path: path.to_path_buf(), reason };
-    let file = SafeTensors::deserialize(bytes).map_err(|e| format(e.to_string()))?;
+    let unread = |source| CheckpointError::Read { path: path.to_path_buf(), source };
+    let room = length.saturating_sub(START - 1);
+    if header > room.min(LONGEST_HEADER) {
+        return Err(format(format!("its header of {header} bytes does not fit the file")));
+    }
+    let text = bytes(file, START - 1, header as usize).map_err(unread)?;
+    let index: Metadata = serde_json::from_slice(&text).map_err(|e| format(e.to_string()))?;
+    let values = room - header;
+    if let Some((name, _)) = index.tensors().into_iter().find(|(_, tensor)| tensor.data_offsets.1 as u64 > values) {
+        return Err(format(format!("it ends before tensor `{name}` does")));
+    }
     let mut tensors = BTreeMap::new();
-    for (name, view) in file.iter().filter(|(name, _)| !name.ends_with(COUNTER)) {
-        let dtype = match view.dtype() {
+    for (name, tensor) in index.tensors().into_iter().filter(|(name, _)| !name.ends_with(COUNTER)) {
+        let dtype = match tensor.dtype {
             Dtype::F32 => DType::F32,
             Dtype::F64 => DType::F64,
             Dtype::F16 => DType::F16,
             Dtype::BF16 => DType::BF16,
-            other => return Err(not_floating(path, name, &other)),
+            other => return Err(not_floating(path, &name, &other)),
         };
-        tensors.insert(name.to_owned(), widen(view.data().to_vec(), view.shape().to_vec(), dtype));
+        let (first, end) = tensor.data_offsets;
+        let values = bytes(file, START - 1 + header + first as u64, end - first).map_err(unread)?;
+        tensors.insert(name, widen(values, tensor.shape.clone(), dtype));
     }
     Ok(tensors)
+}
+
+/// `count` bytes of a file that is long enough for them.
+fn bytes(file: &mut File, from: u64, count: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; count];
+    file.seek(SeekFrom::Start(from))?;
+    file.read_exact(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn pytorch(path: &Path) -> Result<BTreeMap<String, Tensor>, CheckpointError> {
@@ -133,6 +174,10 @@ fn not_floating(path: &Path, name: &str, found: &dyn std::fmt::Debug) -> Checkpo
 }
 
 fn widen(bytes: Vec<u8>, shape: Vec<usize>, dtype: DType) -> Tensor {
+    if dtype == DType::F32 {
+        let number = |bytes: &[u8]| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        return Tensor { shape, values: bytes.chunks_exact(4).map(number).collect() };
+    }
     let data = TensorData::from_bytes_vec(bytes, shape.clone(), dtype).convert::<f32>();
     Tensor { shape, values: data.into_vec().expect("converted to f32 in the line above") }
 }

@@ -75,6 +75,15 @@ pub fn compare(
     best.ok_or_else(|| ReferenceError::Missing("logits".to_owned()))
 }
 
+impl Deviation {
+    /// How far `found` is from `expected`; the relative error is by the largest magnitude in `scale`.
+    pub fn between(name: &str, expected: &[f32], found: &[f32], scale: &[f32]) -> Self {
+        let max_abs_error = expected.iter().zip(found).map(|(a, b)| f64::from(a - b).abs()).fold(0.0, nan_max);
+        let scale = scale.iter().map(|v| f64::from(v.abs())).fold(0.0, nan_max).max(f64::from(f32::MIN_POSITIVE));
+        Self { name: name.to_owned(), max_abs_error, max_rel_error: max_abs_error / scale }
+    }
+}
+
 impl Comparison {
     fn of_logits(&self) -> f64 {
         self.outputs.iter().find(|output| output.name == "logits").map_or(f64::INFINITY, |output| output.max_abs_error)
@@ -109,12 +118,8 @@ fn deviation(
     if expected.values.len() != found.values.len() {
         return Err(ReferenceError::Missing(name.to_owned()));
     }
-    let pairs = expected.values.iter().zip(&found.values);
-    let max_abs_error = pairs.map(|(a, b)| f64::from(a - b).abs()).fold(0.0, nan_max);
-    let magnitude = |tensor: &weights::Tensor| tensor.values.iter().map(|v| f64::from(v.abs())).fold(0.0, nan_max);
     let weight_of_layer = cancelled_bias(config, name, expected).and_then(|weight| reference.get(&weight));
-    let scale = magnitude(weight_of_layer.unwrap_or(expected)).max(f64::from(f32::MIN_POSITIVE));
-    Ok(Deviation { name: name.to_owned(), max_abs_error, max_rel_error: max_abs_error / scale })
+    Ok(Deviation::between(name, &expected.values, &found.values, &weight_of_layer.unwrap_or(expected).values))
 }
 
 /// The weight beside a convolution's bias that the following norm cancels, which is where each channel is its own group.

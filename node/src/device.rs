@@ -24,19 +24,32 @@ use crate::model::{
     sam::{operator::TransformerBackend, pieces, rows},
 };
 
+/// Where weights, optimiser and losses of a training run live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// In the host's memory: exact sums, the same bits for any number of threads. The device computes the network alone.
+    Host,
+    /// On the device, from the first step to the last: between the inputs of a step and its end nothing is copied.
+    Resident,
+}
+
 /// A backend that can train, and within it one that only computes.
 pub trait TrainBackend: ConvBackend + AutodiffBackend<InnerBackend: ConvBackend + TransformerBackend> {
     /// Whether the samples of a batch are better computed one by one, each by a thread, than together.
     const PER_SAMPLE: bool;
+    /// Where a training run lives.
+    const PLACEMENT: Placement;
 }
 
 impl TrainBackend for Autodiff<Flex> {
     const PER_SAMPLE: bool = true;
+    const PLACEMENT: Placement = Placement::Host;
 }
 
 #[cfg(feature = "cuda")]
 impl TrainBackend for Autodiff<burn::backend::Cuda> {
     const PER_SAMPLE: bool = false;
+    const PLACEMENT: Placement = Placement::Resident;
 }
 
 #[cfg(feature = "cuda")]

@@ -1,7 +1,8 @@
 //! Training of a student.
 //!
 //! In reading order: [`losses`] (what is minimised), [`step`] (one gradient), [`optimiser`], [`teacher`] and [`schedule`]
-//! (what is done with it), [`prepare`] and [`crops`] (what a step sees), [`patient`] (a federation's unit of work: one patient as a virtual
+//! (what is done with it), [`trainer`] (all of it step after step, in the host's memory, [`host`], or on the device,
+//! [`resident`]), [`prepare`] and [`crops`] (what a step sees), [`patient`] (a federation's unit of work: one patient as a virtual
 //! client), [`local`] (ordinary training at one hospital), [`infer`] (from scan to mask), [`pretrain`] and [`subspace`]
 //! (what a consortium prepares from synthetic scans), [`reference`] (parity with the published implementation).
 //!
@@ -9,6 +10,7 @@
 //! kept between calls: on the CPU the same arguments give the same bits for any number of threads.
 
 pub mod crops;
+pub mod host;
 pub mod infer;
 pub mod local;
 pub mod losses;
@@ -18,10 +20,12 @@ pub mod patient;
 pub mod prepare;
 pub mod pretrain;
 pub mod reference;
+pub mod resident;
 pub mod schedule;
 pub mod step;
 pub mod subspace;
 pub mod teacher;
+pub mod trainer;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

@@ -179,12 +179,12 @@ pub fn run(
         .collect::<Result<_, _>>()?;
     let (labelled, unlabelled): (Vec<_>, Vec<_>) = scans.into_iter().partition(|scan| scan.labels.is_some());
     let mut trouble = None;
-    let mut each = |report: &Report, state: &State| {
+    let mut each = |report: &Report<'_>| {
         if report.step.is_multiple_of(REPORT_EVERY) || report.step == run.steps {
             trouble = trouble.take().or_else(|| tell(out, format, report).err().map(TrainCommandError::Print));
         }
         if report.step.is_multiple_of(SAVE_EVERY) {
-            trouble = trouble.take().or_else(|| save(&state_path, state).err());
+            trouble = trouble.take().or_else(|| save(&state_path, &report.state()).err());
         }
     };
     let state = train(device, &run, state, (&labelled, &unlabelled), cancel, &mut each)?;
@@ -256,9 +256,9 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), TrainCommandError> {
     write().map_err(|source| TrainCommandError::Write { path: path.to_path_buf(), source })
 }
 
-fn tell(out: &mut dyn Write, format: Format, report: &Report) -> io::Result<()> {
-    let (step, loss, seconds) = (report.step, report.losses.total, report.seconds);
-    let losses = report.losses;
+fn tell(out: &mut dyn Write, format: Format, report: &Report<'_>) -> io::Result<()> {
+    let (step, losses, seconds) = (report.step, report.losses(), report.seconds);
+    let loss = losses.total;
     let words = format!("step {step:>6}  loss {loss:.4}  {seconds:.0} s");
     let value = json!({
         "step": step, "loss": loss, "seconds": seconds,

@@ -38,6 +38,13 @@ pub struct Stage {
     pub dropout: bool,
 }
 
+impl Stage {
+    /// Channels that come out of it.
+    pub fn channels(&self, config: &VNetConfig) -> usize {
+        self.outputs * config.base_filters
+    }
+}
+
 const fn stage(name: &'static str, sampling: Sampling, units: usize, inputs: usize, outputs: usize) -> Stage {
     Stage { name, sampling, units, inputs, outputs, dropout: false }
 }
@@ -79,7 +86,7 @@ struct Entry {
 fn entries(config: &VNetConfig) -> Vec<Entry> {
     let mut entries = Vec::new();
     for stage in STAGES {
-        let outputs = stage.outputs * config.base_filters;
+        let outputs = stage.channels(config);
         for unit in 0..stage.units {
             let inputs = match (unit, stage.inputs) {
                 (0, 0) => config.in_channels,
@@ -119,6 +126,13 @@ fn weights(config: &VNetConfig, mut value: impl FnMut(&Entry) -> f32) -> Weights
     Weights::new(tensors).expect("each tensor has as many values as its shape says")
 }
 
+/// Name and shape of every tensor of this architecture, in the order of the flat vector.
+pub fn shapes(config: &VNetConfig) -> Vec<(String, Vec<usize>)> {
+    let mut shapes: Vec<_> = entries(config).into_iter().map(|entry| (entry.name, entry.shape)).collect();
+    shapes.sort();
+    shapes
+}
+
 /// Weights of this architecture, all zero: for names and shapes.
 pub fn blank(config: &VNetConfig) -> Weights {
     weights(config, |_| 0.0)
@@ -143,6 +157,8 @@ mod tests {
         let config = VNetConfig::binary(16);
         assert_eq!(blank(&config).count(), 9_448_866);
         assert_eq!(VNetConfig::of(&blank(&config), None).expect("its own weights"), config);
+        let shapes = shapes(&config).into_iter();
+        assert!(shapes.eq(blank(&config).iter().map(|(name, tensor)| (name.to_owned(), tensor.shape.clone()))));
     }
 
     #[test]

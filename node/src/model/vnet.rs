@@ -1,7 +1,8 @@
 //! The V-Net as a function of its weights (spec/semisam.md, section 3).
 //!
-//! The host's [`Weights`] are the truth; a [`VNet`] is their copy on a device for one use. Optimiser, teacher and clip
-//! work on the host's flat vector, so nothing of a run hides in a device or in a framework's module.
+//! A [`VNet`] is a copy of weights for one use: of the host's [`Weights`], or of a flat vector that lives on the device
+//! ([`crate::train::resident`]). Optimiser, teacher and clip work on flat vectors, so nothing of a run hides in a
+//! framework's module.
 
 use std::collections::BTreeMap;
 
@@ -21,8 +22,30 @@ use super::{
 /// Share of channels that dropout silences.
 const DROPOUT: f64 = 0.5;
 
-/// A network on a device.
+/// Factors of the channels at each dropout of the network, in the order of its stages: 0 or 2 for each channel of each
+/// sample. They are drawn on the host, before the computation.
 #[derive(Debug)]
+pub struct DropoutMasks<B: Backend>(Vec<Tensor<B, 5>>);
+
+impl<B: Backend> DropoutMasks<B> {
+    /// Draws the masks of each sample from its own generator, so that they do not depend on which samples are computed
+    /// together.
+    pub fn draw(config: &VNetConfig, samples: &mut [ChaCha8Rng], device: &B::Device) -> Self {
+        let keep = 1.0 / (1.0 - DROPOUT) as f32;
+        let of_stage = |stage: &layout::Stage| {
+            let shape = [samples.len(), stage.channels(config), 1, 1, 1];
+            let mut values = Vec::with_capacity(shape[0] * shape[1]);
+            for random in samples.iter_mut() {
+                values.extend((0..shape[1]).map(|_| if random.random_bool(DROPOUT) { 0.0 } else { keep }));
+            }
+            Tensor::from_data(TensorData::new(values, shape), device)
+        };
+        Self(STAGES.iter().filter(|stage| stage.dropout).map(of_stage).collect())
+    }
+}
+
+/// A network on a device.
+#[derive(Clone, Debug)]
 pub struct VNet<B: Backend> {
     config: VNetConfig,
     /// Shape and flat values of each tensor, by its name.
@@ -44,23 +67,36 @@ impl<B: ConvBackend> VNet<B> {
         Ok(Self { config, leaves: leaves.collect() })
     }
 
-    /// Logits of `images`; with `dropout`, masks are drawn from it.
+    /// A network whose values lie one tensor after another in `flat`; `shapes` are [`layout::shapes`] of `config`.
+    pub fn from_flat(config: VNetConfig, shapes: &[(String, Vec<usize>)], flat: &Tensor<B, 1>) -> Self {
+        let mut start = 0;
+        let leaves = shapes.iter().map(|(name, shape)| {
+            let range = start..start + shape.iter().product::<usize>();
+            start = range.end;
+            (name.clone(), (shape.clone(), flat.clone().slice([range])))
+        });
+        Self { config, leaves: leaves.collect() }
+    }
+
+    /// Its architecture.
+    pub fn config(&self) -> VNetConfig {
+        self.config
+    }
+
+    /// Logits of `images`, with channels silenced as `dropout` says.
     ///
     /// # Shapes
     /// [batch, image channels, d, h, w] -> [batch, classes, d, h, w]; sides are multiples of 16.
     ///
     /// # Errors
     /// If a side is no multiple of 16.
-    pub fn forward(
-        &self,
-        images: Tensor<B, 5>,
-        mut dropout: Option<&mut ChaCha8Rng>,
-    ) -> Result<Tensor<B, 5>, ModelError> {
+    pub fn forward(&self, images: Tensor<B, 5>, dropout: Option<&DropoutMasks<B>>) -> Result<Tensor<B, 5>, ModelError> {
         let [_, _, d, h, w] = images.dims();
         if [d, h, w].iter().any(|side| !side.is_multiple_of(16) || *side == 0) {
             return Err(ModelError::Side { found: [d, h, w] });
         }
         let (mut x, mut kept) = (images, Vec::new());
+        let mut masks = dropout.iter().flat_map(|masks| &masks.0);
         for stage in STAGES {
             if stage.sampling == Sampling::Down {
                 kept.push(x.clone());
@@ -71,8 +107,10 @@ impl<B: ConvBackend> VNet<B> {
             if stage.sampling == Sampling::Up {
                 x = x + kept.pop().expect("the table goes up as often as down");
             }
-            if let (true, Some(random)) = (stage.dropout, dropout.as_deref_mut()) {
-                x = drop_channels(x, random);
+            if stage.dropout
+                && let Some(mask) = masks.next()
+            {
+                x = x * mask.clone();
             }
         }
         Ok(conv::pointwise(x, self.weight("out_conv.weight"), self.vector("out_conv.bias")))
@@ -117,6 +155,22 @@ impl<B: ConvBackend + AutodiffBackend> VNet<B> {
         Ok(network)
     }
 
+    /// Like [`VNet::from_flat`], and the tensors record what is computed from them.
+    pub fn tracked_flat(config: VNetConfig, shapes: &[(String, Vec<usize>)], flat: &Tensor<B::InnerBackend, 1>) -> Self
+    where
+        B::InnerBackend: ConvBackend,
+    {
+        let plain = VNet::<B::InnerBackend>::from_flat(config, shapes, flat);
+        let tracked = |(shape, values)| (shape, Tensor::from_inner(values).require_grad());
+        Self { config, leaves: plain.leaves.into_iter().map(|(name, leaf)| (name, tracked(leaf))).collect() }
+    }
+
+    /// The gradient of every tensor, one after another, on the device; zero where nothing depends on it.
+    pub fn flat_gradient(&self, gradients: &B::Gradients) -> Tensor<B::InnerBackend, 1> {
+        let of_leaf = |leaf: &Tensor<B, 1>| leaf.grad(gradients).unwrap_or_else(|| leaf.clone().inner().zeros_like());
+        Tensor::cat(self.leaves.values().map(|(_, leaf)| of_leaf(leaf)).collect(), 0)
+    }
+
     /// The gradient of every tensor, by the names of the weights; zero where nothing depends on it.
     pub fn gradients(&self, gradients: &B::Gradients) -> Weights {
         let tensors = self.leaves.iter().map(|(name, (shape, leaf))| {
@@ -133,13 +187,4 @@ impl<B: ConvBackend + AutodiffBackend> VNet<B> {
 /// The values of a tensor that left its device.
 pub fn to_host(data: TensorData) -> Vec<f32> {
     data.convert::<f32>().into_vec().expect("converted to f32 in the line above")
-}
-
-/// Silences each channel of each sample with probability 1/2 and doubles the rest.
-fn drop_channels<B: Backend>(x: Tensor<B, 5>, random: &mut ChaCha8Rng) -> Tensor<B, 5> {
-    let [batch, channels, ..] = x.dims();
-    let keep = 1.0 / (1.0 - DROPOUT) as f32;
-    let mask: Vec<f32> = (0..batch * channels).map(|_| if random.random_bool(DROPOUT) { 0.0 } else { keep }).collect();
-    let mask = Tensor::<B, 5>::from_data(TensorData::new(mask, [batch, channels, 1, 1, 1]), &x.device());
-    x * mask
 }

@@ -20,14 +20,13 @@ use super::{
     crops::{Crop, PreparedScan, perturb},
     generator,
     losses::{Losses, Targets, TermWeights},
-    optimiser::Sgd,
     schedule::{decay, ramp},
-    step::{Batch, gradient, probabilities},
-    teacher::follow,
+    step::Batch,
+    trainer::{Optimiser, Parameters, Question, Step, Trainer},
 };
 use crate::{
-    device::{Device, TrainBackend, Work},
-    model::{VNetConfig, layout, vnet::VNet},
+    device::{Device, Placement, TrainBackend, Work},
+    model::{VNetConfig, layout},
 };
 
 /// What unlabelled scans are used for.
@@ -100,9 +99,7 @@ impl LocalRun {
 pub struct State {
     /// Steps done.
     pub step: u64,
-    student: Vec<f32>,
-    teacher: Vec<f32>,
-    velocity: Vec<f32>,
+    parameters: Parameters,
     /// Digest of the settings.
     run: [u8; 32],
 }
@@ -123,28 +120,40 @@ pub enum StateError {
     Settings,
 }
 
-/// Word of a step.
-#[derive(Clone, Copy, Debug)]
-pub struct Report {
+/// Word of a step. What lives on a device is read only when it is asked for, and then the device is waited for.
+#[derive(Clone, Copy)]
+pub struct Report<'a> {
     /// Steps done.
     pub step: u64,
-    /// Losses of the last one.
-    pub losses: Losses,
     /// Since this start of the program.
     pub seconds: f64,
+    losses: &'a dyn Fn() -> Losses,
+    state: &'a dyn Fn() -> State,
+}
+
+impl Report<'_> {
+    /// Losses of the last step.
+    pub fn losses(&self) -> Losses {
+        (self.losses)()
+    }
+
+    /// What the run knows after it.
+    pub fn state(&self) -> State {
+        (self.state)()
+    }
 }
 
 impl State {
     /// Before the first step.
     pub fn new(run: &LocalRun, start: &Weights) -> Self {
-        let student = start.to_flat();
-        let velocity = vec![0.0; student.len()];
-        Self { step: 0, teacher: student.clone(), student, velocity, run: digest(run) }
+        Self { step: 0, parameters: Parameters::at(start), run: digest(run) }
     }
 
     /// The student's weights.
     pub fn student(&self, run: &LocalRun) -> Weights {
-        layout::blank(&run.config).with_flat(&self.student).expect("a state is made for its run's architecture")
+        layout::blank(&run.config)
+            .with_flat(&self.parameters.student)
+            .expect("a state is made for its run's architecture")
     }
 
     /// The bytes of a file.
@@ -157,9 +166,9 @@ impl State {
         let parts = [
             ("run", run),
             ("step", step),
-            ("student", self.student.clone()),
-            ("teacher", self.teacher.clone()),
-            ("velocity", self.velocity.clone()),
+            ("student", self.parameters.student.clone()),
+            ("teacher", self.parameters.teacher.clone()),
+            ("velocity", self.parameters.velocity.clone()),
         ];
         let tensors = parts.map(|(name, values)| (name.to_owned(), Tensor { shape: vec![values.len()], values }));
         Ok(Weights::new(tensors)?.to_safetensors()?)
@@ -178,16 +187,12 @@ impl State {
             return Err(StateError::Settings);
         }
         let step = u64::from_le_bytes(numbers("step")?.try_into().map_err(|_| StateError::Damaged)?);
-        let state = Self {
-            step,
-            student: part("student")?,
-            teacher: part("teacher")?,
-            velocity: part("velocity")?,
-            run: saved,
-        };
+        let parameters =
+            Parameters { student: part("student")?, teacher: part("teacher")?, velocity: part("velocity")? };
+        let Parameters { student, teacher, velocity } = &parameters;
         let count = layout::blank(&run.config).count();
-        let fits = [&state.student, &state.teacher, &state.velocity].iter().all(|part| part.len() == count);
-        if fits && step <= run.steps { Ok(state) } else { Err(StateError::Damaged) }
+        let fits = [student, teacher, velocity].iter().all(|part| part.len() == count);
+        if fits && step <= run.steps { Ok(Self { step, parameters, run: saved }) } else { Err(StateError::Damaged) }
     }
 }
 
@@ -207,7 +212,7 @@ pub fn train(
     state: State,
     (labelled, unlabelled): (&[PreparedScan], &[PreparedScan]),
     cancel: &AtomicBool,
-    each: &mut dyn FnMut(&Report, &State),
+    each: &mut dyn FnMut(&Report<'_>),
 ) -> Result<State, TrainError> {
     if labelled.is_empty() {
         return Err(TrainError::NoScans("no scan has labels; training needs at least one labelled scan"));
@@ -217,7 +222,7 @@ pub fn train(
         let must = "at least one, since labels are what anchors the student";
         return Err(TrainError::Setting { name: "labelled", value: "0".to_owned(), must });
     }
-    device.run(Training { run, state, labelled, unlabelled, cancel, each })
+    device.run(Training { run, state, labelled, unlabelled, cancel, each, placement: None })
 }
 
 struct Training<'a> {
@@ -226,7 +231,9 @@ struct Training<'a> {
     labelled: &'a [PreparedScan],
     unlabelled: &'a [PreparedScan],
     cancel: &'a AtomicBool,
-    each: &'a mut dyn FnMut(&Report, &State),
+    each: &'a mut dyn FnMut(&Report<'_>),
+    /// Where the run lives, if not where its backend is best.
+    placement: Option<Placement>,
 }
 
 impl Work for Training<'_> {
@@ -234,31 +241,24 @@ impl Work for Training<'_> {
 
     fn run<B: TrainBackend>(mut self, device: &B::Device) -> Self::Output {
         let (run, start) = (self.run, Instant::now());
-        let mut weights = self.state.student(run);
-        let mut sgd = Sgd::resume(std::mem::take(&mut self.state.velocity), run.momentum, run.weight_decay);
+        let optimiser = Optimiser { momentum: run.momentum, weight_decay: run.weight_decay };
+        let parameters = self.state.parameters.clone();
+        let mut trainer = Trainer::<B>::new(self.placement, run.config, parameters, optimiser, device)?;
         while self.state.step < run.steps && !self.cancel.load(Ordering::Relaxed) {
-            let step = self.state.step;
-            let (batch, targets) = self.batch::<B>(&weights, device)?;
-            let teacher = run.consistency_weight * ramp(step, run.steps);
-            let terms = TermWeights { teacher, ..TermWeights::default() };
-            let dropout = run.dropout.then(|| run.seed ^ (2 * step + 1));
-            let (losses, gradient) = gradient::<B>(run.config, &weights, &batch, (&targets, terms), dropout, device)?;
-            sgd.step(&mut self.state.student, &gradient, run.learning_rate * decay(step, run.steps));
-            follow(&mut self.state.teacher, &self.state.student, step);
-            weights = self.state.student(run);
+            trainer.step(self.step())?;
             self.state.step += 1;
-            self.state.velocity.clear();
-            self.state.velocity.extend_from_slice(sgd.velocity());
-            (self.each)(&Report { step: self.state.step, losses, seconds: start.elapsed().as_secs_f64() }, &self.state);
+            let step = self.state.step;
+            let state = || State { step, parameters: trainer.parameters(), run: self.state.run };
+            let seconds = start.elapsed().as_secs_f64();
+            (self.each)(&Report { step, seconds, losses: &|| trainer.losses(), state: &state });
         }
-        self.state.velocity = sgd.velocity().to_vec();
-        Ok(self.state)
+        Ok(State { parameters: trainer.parameters(), ..self.state })
     }
 }
 
 impl Training<'_> {
-    /// Labelled crops first, then unlabelled ones, and what the teacher makes of them.
-    fn batch<B: TrainBackend>(&self, weights: &Weights, device: &B::Device) -> Result<(Batch, Targets), TrainError> {
+    /// The next step: labelled crops first, then unlabelled ones, and the same with noise for the teacher.
+    fn step(&self) -> Step {
         let (run, step) = (self.run, self.state.step);
         let guided = run.method == Method::MeanTeacher;
         let mut crops = self.crops("labelled", self.labelled, run.labelled);
@@ -269,16 +269,22 @@ impl Training<'_> {
         let images = crops.iter().flat_map(|crop| crop.image.iter().copied()).collect();
         let batch = Batch { images, samples: crops.len(), patch: run.patch };
         let labels = crops.into_iter().map(|crop| crop.labels).collect();
-        let mut targets = Targets { labels, ..Targets::default() };
-        if guided {
-            let teacher = weights.with_flat(&self.state.teacher).expect("the teacher has the student's architecture");
-            let network = VNet::<B::InnerBackend>::new(run.config, &teacher, device)?;
+        let question = guided.then(|| {
             let mut noisy = batch.clone();
             perturb(&mut noisy.images, run.noise, &mut generator(run.seed, "teacher noise", &[step]));
             let dropout = run.dropout.then(|| run.seed ^ (2 * step));
-            targets.teacher = Some(probabilities::<B>(&network, &noisy, dropout, device)?);
+            Question { batch: noisy, dropout, confidence: None }
+        });
+        let teacher = run.consistency_weight * ramp(step, run.steps);
+        Step {
+            batch,
+            targets: Targets { labels, ..Targets::default() },
+            question,
+            terms: TermWeights { teacher, ..TermWeights::default() },
+            dropout: run.dropout.then(|| run.seed ^ (2 * step + 1)),
+            learning_rate: run.learning_rate * decay(step, run.steps),
+            average: Some(step),
         }
-        Ok((batch, targets))
     }
 
     /// `count` crops of a stream of scans that is shuffled anew each time it has gone through.

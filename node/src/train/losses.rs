@@ -9,7 +9,7 @@
 pub const IGNORED: u8 = u8::MAX;
 
 /// Keeps Dice defined where a class is absent.
-const SMOOTHING: f64 = 1e-5;
+pub(super) const SMOOTHING: f64 = 1e-5;
 
 /// Logits of a batch.
 #[derive(Clone, Copy, Debug)]

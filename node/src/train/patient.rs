@@ -9,14 +9,14 @@ use super::{
     TrainError,
     crops::{Crop, PreparedScan, perturb},
     generator,
-    losses::{IGNORED, Targets, TermWeights},
-    optimiser::Sgd,
+    losses::{Targets, TermWeights},
     parallel,
-    step::{Batch, gradient, probabilities},
+    step::Batch,
+    trainer::{Optimiser, Parameters, Question, Step, Trainer},
 };
 use crate::{
-    device::{Device, TrainBackend, Work},
-    model::{VNetConfig, vnet::VNet},
+    device::{Device, Placement, TrainBackend, Work},
+    model::{ModelError, VNetConfig, layout},
 };
 
 /// How every hospital trains on one patient; part of the signed plan.
@@ -136,12 +136,8 @@ pub fn patient_delta(
     settings: &LocalTraining,
     seed: u64,
 ) -> Result<Vec<f32>, TrainError> {
-    settings.check()?;
-    if patient.scans.is_empty() {
-        return Err(TrainError::NoScans("a patient has no scan; leave patients without scans out"));
-    }
-    patient.scans.iter().try_for_each(|scan| scan.check(config.classes))?;
-    device.run(Client { config, start, patient, settings, seed })
+    let mut deltas = patient_deltas(device, config, start, &[(patient, seed)], settings, || {})?;
+    Ok(deltas.pop().expect("there is a delta for each patient"))
 }
 
 /// [`patient_delta`] for each patient with its seed; on the CPU, several patients at once.
@@ -158,45 +154,62 @@ pub fn patient_deltas(
     settings: &LocalTraining,
     done: impl Fn() + Sync,
 ) -> Result<Vec<Vec<f32>>, TrainError> {
-    let delta = |_, (patient, seed): (&PreparedPatient, u64)| {
-        let delta = patient_delta(device, config, start, patient, settings, seed);
-        done();
-        delta
-    };
-    if device.parallel() {
-        return parallel::map(patients.to_vec(), delta).into_iter().collect();
+    settings.check()?;
+    config.check()?;
+    layout::blank(&config).same_architecture(start).map_err(ModelError::from)?;
+    for (patient, _) in patients {
+        if patient.scans.is_empty() {
+            return Err(TrainError::NoScans("a patient has no scan; leave patients without scans out"));
+        }
+        patient.scans.iter().try_for_each(|scan| scan.check(config.classes))?;
     }
-    patients.iter().map(|patient| delta(0, *patient)).collect()
+    let round = Round { config, start, patients, settings, done: &done, placement: None };
+    if device.parallel() {
+        let of_one = |_, patient| device.run(Round { patients: &[patient], ..round });
+        let deltas: Result<Vec<_>, TrainError> = parallel::map(patients.to_vec(), of_one).into_iter().collect();
+        return Ok(deltas?.into_iter().flatten().collect());
+    }
+    device.run(round)
 }
 
-struct Client<'a> {
+/// Patients one after another, all from the same start, which is brought to the device once.
+#[derive(Clone, Copy)]
+struct Round<'a> {
     config: VNetConfig,
     start: &'a Weights,
-    patient: &'a PreparedPatient,
+    patients: &'a [(&'a PreparedPatient, u64)],
     settings: &'a LocalTraining,
-    seed: u64,
+    done: &'a (dyn Fn() + Sync),
+    /// Where the runs live, if not where their backend is best.
+    placement: Option<Placement>,
 }
 
-impl Work for Client<'_> {
-    type Output = Result<Vec<f32>, TrainError>;
+impl Work for Round<'_> {
+    type Output = Result<Vec<Vec<f32>>, TrainError>;
 
     fn run<B: TrainBackend>(self, device: &B::Device) -> Self::Output {
-        let Self { config, start, settings, seed, .. } = self;
-        let teacher = VNet::<B::InnerBackend>::new(config, start, device)?;
-        let released = start.to_flat();
-        let (mut student, mut weights) = (released.clone(), start.clone());
-        let mut sgd = Sgd::new(student.len(), settings.momentum, settings.weight_decay);
-        for step in 0..u64::from(settings.local_steps) {
-            let mut random = generator(seed, "patient", &[step]);
-            let crops = self.crops(&mut random);
-            let (batch, targets) = self.batch::<B>(crops, &teacher, &mut random, device)?;
-            let terms = TermWeights { pseudo: 1.0, teacher: settings.consistency_weight, generalist: 0.0 };
-            let (_, gradient) = gradient::<B>(config, &weights, &batch, (&targets, terms), None, device)?;
-            sgd.step(&mut student, &gradient, settings.learning_rate);
-            weights = weights.with_flat(&student).expect("the student has the values of the released model");
-        }
-        Ok(student.iter().zip(&released).map(|(student, released)| student - released).collect())
+        let Self { config, start, settings, .. } = self;
+        let optimiser = Optimiser { momentum: settings.momentum, weight_decay: settings.weight_decay };
+        let parameters = Parameters::at(start);
+        let released = parameters.student.clone();
+        let fresh = Trainer::<B>::new(self.placement, config, parameters, optimiser, device)?;
+        let of_patient = |&(patient, seed): &(&PreparedPatient, u64)| {
+            let mut trainer = fresh.clone();
+            let client = Client { patient, settings };
+            for step in 0..u64::from(settings.local_steps) {
+                trainer.step(client.step(&mut generator(seed, "patient", &[step])))?;
+            }
+            (self.done)();
+            Ok(trainer.student().iter().zip(&released).map(|(student, released)| student - released).collect())
+        };
+        self.patients.iter().map(of_patient).collect()
     }
+}
+
+/// One patient, and how it is trained on.
+struct Client<'a> {
+    patient: &'a PreparedPatient,
+    settings: &'a LocalTraining,
 }
 
 impl Client<'_> {
@@ -209,50 +222,32 @@ impl Client<'_> {
         (0..self.settings.batch).map(crop).collect()
     }
 
-    /// The student's images, with noise, and what they are compared with.
-    fn batch<B: TrainBackend>(
-        &self,
-        crops: Vec<Crop>,
-        teacher: &VNet<B::InnerBackend>,
-        random: &mut ChaCha8Rng,
-        device: &B::Device,
-    ) -> Result<(Batch, Targets), TrainError> {
-        let (patch, samples) = (self.settings.patch(), crops.len());
+    /// A step on crops that are drawn from `random`: the teacher sees them clean, the student with noise.
+    fn step(&self, random: &mut ChaCha8Rng) -> Step {
+        let crops = self.crops(random);
+        let (settings, samples) = (self.settings, crops.len());
         let images = crops.iter().flat_map(|crop| crop.image.iter().copied()).collect();
-        let mut batch = Batch { images, samples, patch };
-        let mut targets = Targets { labels: crops.into_iter().map(|crop| crop.labels).collect(), ..Targets::default() };
-        let unlabelled = targets.labels.iter().any(Option::is_none);
-        if self.settings.consistency_weight > 0.0 || (unlabelled && self.settings.pseudo_label_threshold < 1.0) {
-            let opinion = probabilities::<B>(teacher, &batch, None, device)?;
-            targets.pseudo_labels = self.pseudo_labels(&opinion, &targets.labels);
-            targets.teacher = Some(opinion);
+        let mut batch = Batch { images, samples, patch: settings.patch() };
+        let labels: Vec<_> = crops.into_iter().map(|crop| crop.labels).collect();
+        let threshold = settings.pseudo_label_threshold;
+        let confidence = (threshold < 1.0).then_some(threshold as f32);
+        let guess = confidence.is_some() && labels.iter().any(Option::is_none);
+        let question = (settings.consistency_weight > 0.0 || guess).then(|| Question {
+            batch: batch.clone(),
+            dropout: None,
+            confidence,
+        });
+        perturb(&mut batch.images, settings.noise, random);
+        Step {
+            batch,
+            targets: Targets { labels, ..Targets::default() },
+            question,
+            terms: TermWeights { pseudo: 1.0, teacher: settings.consistency_weight, generalist: 0.0 },
+            dropout: None,
+            learning_rate: settings.learning_rate,
+            average: None,
         }
-        perturb(&mut batch.images, self.settings.noise, random);
-        Ok((batch, targets))
     }
-
-    /// For samples without labels, the classes that the teacher is confident of.
-    fn pseudo_labels(&self, opinion: &[f32], labels: &[Option<Vec<u8>>]) -> Vec<Option<Vec<u8>>> {
-        let threshold = self.settings.pseudo_label_threshold as f32;
-        if threshold >= 1.0 {
-            return Vec::new();
-        }
-        let samples = opinion.chunks_exact(opinion.len() / labels.len()).zip(labels);
-        samples
-            .map(|(opinion, labels)| labels.is_none().then(|| confident(opinion, self.config.classes, threshold)))
-            .collect()
-    }
-}
-
-/// The likeliest class of each voxel, or [`IGNORED`] where it is not likelier than `threshold`.
-fn confident(probabilities: &[f32], classes: usize, threshold: f32) -> Vec<u8> {
-    let voxels = probabilities.len() / classes;
-    let of_voxel = |voxel: usize| {
-        let at = |class: usize| probabilities[class * voxels + voxel];
-        let best = (0..classes).max_by(|a, b| at(*a).total_cmp(&at(*b))).expect("a student has at least two classes");
-        if at(best) > threshold { best as u8 } else { IGNORED }
-    };
-    (0..voxels).map(of_voxel).collect()
 }
 
 #[cfg(test)]

@@ -12,11 +12,11 @@ use super::{
     crops::PreparedScan,
     generator,
     losses::{Losses, Targets, TermWeights},
-    optimiser::Sgd,
     patient::{LocalTraining, PreparedPatient, patient_deltas},
     schedule::decay,
-    step::{Batch, gradient},
+    step::Batch,
     subspace::{SubspaceError, principal_directions},
+    trainer::{Optimiser, Parameters, Step, Trainer},
 };
 use crate::{
     device::{Device, TrainBackend, Work},
@@ -52,8 +52,8 @@ impl Default for Pretraining {
     }
 }
 
-/// A student trained on synthetic scans. `each` is called after every step with the steps done and the losses; setting
-/// `cancel` ends the training early.
+/// A student trained on synthetic scans. `each` is called after every step with the steps done and a way to ask for the
+/// losses, for which a device is waited for; setting `cancel` ends the training early.
 ///
 /// # Errors
 /// If settings, scans and architecture do not fit each other.
@@ -63,7 +63,7 @@ pub fn pretrain(
     settings: &Pretraining,
     synthesise: Synthesise<'_>,
     cancel: &AtomicBool,
-    each: &mut dyn FnMut(u64, &Losses),
+    each: &mut dyn FnMut(u64, &dyn Fn() -> Losses),
 ) -> Result<Weights, TrainError> {
     config.check()?;
     let start = layout::initial(&config, settings.seed);
@@ -129,7 +129,7 @@ struct Warmup<'a> {
     start: Weights,
     scans: Vec<PreparedScan>,
     cancel: &'a AtomicBool,
-    each: &'a mut dyn FnMut(u64, &Losses),
+    each: &'a mut dyn FnMut(u64, &dyn Fn() -> Losses),
 }
 
 impl Work for Warmup<'_> {
@@ -137,8 +137,8 @@ impl Work for Warmup<'_> {
 
     fn run<B: TrainBackend>(self, device: &B::Device) -> Self::Output {
         let Self { config, settings, start, scans, cancel, each } = self;
-        let (mut weights, mut student) = (start.clone(), start.to_flat());
-        let mut sgd = Sgd::new(student.len(), 0.9, 1e-4);
+        let optimiser = Optimiser { momentum: 0.9, weight_decay: 1e-4 };
+        let mut trainer = Trainer::<B>::new(None, config, Parameters::at(&start), optimiser, device)?;
         for step in 0..settings.steps {
             if cancel.load(Ordering::Relaxed) {
                 break;
@@ -151,15 +151,18 @@ impl Work for Warmup<'_> {
                 images.extend(crop.image);
                 labels.push(crop.labels);
             }
-            let batch = Batch { images, samples: labels.len(), patch: settings.patch };
-            let targets = Targets { labels, ..Targets::default() };
-            let what = (&targets, TermWeights::default());
-            let (losses, gradient) = gradient::<B>(config, &weights, &batch, what, None, device)?;
-            sgd.step(&mut student, &gradient, settings.learning_rate * decay(step, settings.steps));
-            weights = weights.with_flat(&student).expect("the student has the start's architecture");
-            each(step + 1, &losses);
+            trainer.step(Step {
+                batch: Batch { images, samples: labels.len(), patch: settings.patch },
+                targets: Targets { labels, ..Targets::default() },
+                question: None,
+                terms: TermWeights::default(),
+                dropout: None,
+                learning_rate: settings.learning_rate * decay(step, settings.steps),
+                average: None,
+            })?;
+            each(step + 1, &|| trainer.losses());
         }
-        Ok(weights)
+        Ok(start.with_flat(&trainer.student()).expect("the student has the start's architecture"))
     }
 }
 
@@ -184,7 +187,7 @@ mod tests {
         let settings = Pretraining { scans: 4, steps: 20, patch: [16; 3], ..Pretraining::default() };
         let mut losses = Vec::new();
         let cancel = AtomicBool::new(false);
-        let start = pretrain(Device::Cpu, config, &settings, &synthesise, &cancel, &mut |_, l| losses.push(l.total))
+        let start = pretrain(Device::Cpu, config, &settings, &synthesise, &cancel, &mut |_, l| losses.push(l().total))
             .expect("they fit");
         assert!(losses[19] < 0.8 * losses[0], "{} to {}", losses[0], losses[19]);
         let local = LocalTraining { patch: [16; 3], local_steps: 1, ..LocalTraining::default() };

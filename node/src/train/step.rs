@@ -17,7 +17,7 @@ use crate::{
     device::TrainBackend,
     model::{
         VNetConfig,
-        vnet::{VNet, to_host},
+        vnet::{DropoutMasks, VNet, to_host},
     },
 };
 
@@ -33,11 +33,12 @@ pub struct Batch {
 }
 
 impl Batch {
-    fn voxels(&self) -> usize {
+    pub(super) fn voxels(&self) -> usize {
         self.patch.iter().product()
     }
 
-    fn to_device<B: Backend>(&self, samples: Range<usize>, device: &B::Device) -> Tensor<B, 5> {
+    /// Some of the samples, on the device.
+    pub(super) fn to_device<B: Backend>(&self, samples: Range<usize>, device: &B::Device) -> Tensor<B, 5> {
         let ([x, y, z], count) = (self.patch, samples.len());
         let values = self.images[samples.start * self.voxels()..samples.end * self.voxels()].to_vec();
         Tensor::from_data(TensorData::new(values, [count, 1, x, y, z]), device)
@@ -48,6 +49,17 @@ impl Batch {
         let size = if B::PER_SAMPLE { 1 } else { self.samples };
         (0..self.samples).step_by(size.max(1)).map(|first| first..first + size).collect()
     }
+}
+
+/// The masks of dropout for some samples of a batch: each sample has a generator of its own.
+pub(super) fn dropout_masks<B: Backend>(
+    config: &VNetConfig,
+    seed: u64,
+    samples: Range<usize>,
+    device: &B::Device,
+) -> DropoutMasks<B> {
+    let mut generators: Vec<_> = samples.map(|sample| generator(seed, "dropout", &[sample as u64])).collect();
+    DropoutMasks::draw(config, &mut generators, device)
 }
 
 /// The softmax of `network` for each image, [samples, classes, voxels]; with a seed, dropout draws from it.
@@ -61,8 +73,8 @@ pub fn probabilities<B: TrainBackend>(
     device: &B::Device,
 ) -> Result<Vec<f32>, TrainError> {
     let of_part = |_, part: Range<usize>| {
-        let mut random = dropout.map(|seed| generator(seed, "dropout", &[part.start as u64]));
-        let logits = network.forward(batch.to_device(part, device), random.as_mut())?;
+        let masks = dropout.map(|seed| dropout_masks(&network.config(), seed, part.clone(), device));
+        let logits = network.forward(batch.to_device(part, device), masks.as_ref())?;
         let [_, classes, ..] = logits.dims();
         let values = to_host(logits.into_data());
         Ok(losses::softmax(Logits { values: &values, classes, voxels: batch.voxels() }))
@@ -86,8 +98,8 @@ pub fn gradient<B: TrainBackend>(
 ) -> Result<(Losses, Vec<f32>), TrainError> {
     let forward = |_, part: Range<usize>| {
         let network = VNet::<B>::tracked(config, weights, device)?;
-        let mut random = dropout.map(|seed| generator(seed, "dropout", &[part.start as u64]));
-        let logits = network.forward(batch.to_device(part, device), random.as_mut())?;
+        let masks = dropout.map(|seed| dropout_masks(&config, seed, part.clone(), device));
+        let logits = network.forward(batch.to_device(part, device), masks.as_ref())?;
         let values = to_host(logits.clone().into_data());
         Ok((network, logits, values))
     };

@@ -5,9 +5,14 @@
 /// How much of itself the teacher keeps, at most.
 const KEPT: f64 = 0.99;
 
-/// Moves the teacher towards the student after optimiser step `step`, counted from 0; step 0 copies it.
+/// The share of itself that the teacher keeps in optimiser step `step`, counted from 0: none at first.
+pub fn kept(step: u64) -> f32 {
+    (1.0 - 1.0 / (step as f64 + 1.0)).min(KEPT) as f32
+}
+
+/// Moves the teacher towards the student after optimiser step `step`; step 0 copies it.
 pub fn follow(teacher: &mut [f32], student: &[f32], step: u64) {
-    let kept = (1.0 - 1.0 / (step as f64 + 1.0)).min(KEPT) as f32;
+    let kept = kept(step);
     for (teacher, student) in teacher.iter_mut().zip(student) {
         *teacher = kept * *teacher + (1.0 - kept) * student;
     }

@@ -1,5 +1,7 @@
+use burn::backend::{Autodiff, Flex};
+
 use super::*;
-use crate::{data::volume::Volume, model::layout};
+use crate::data::volume::Volume;
 
 const SETTINGS: LocalTraining = LocalTraining {
     patch: [16, 16, 16],
@@ -91,4 +93,31 @@ fn senseless_settings_are_named() {
     let wrong = LocalTraining { learning_rate: f64::NAN, ..SETTINGS };
     assert!(wrong.check().expect_err("NaN").to_string().contains("learning_rate"));
     assert!(LocalTraining::default().check().is_ok());
+}
+
+fn resident(patients: &[PreparedPatient], settings: &LocalTraining) -> Vec<Vec<f32>> {
+    let config = VNetConfig::binary(2);
+    let start = &layout::initial(&config, 5);
+    let patients: &Vec<_> = &patients.iter().zip(10..).collect();
+    let round = Round { config, start, patients, settings, done: &|| {}, placement: Some(Placement::Resident) };
+    round.run::<Autodiff<Flex>>(&Default::default()).expect("they fit")
+}
+
+/// A device that keeps the released model for a whole round gives each patient the host's delta, whoever comes before.
+#[test]
+fn resident_deltas_are_the_hosts_and_depend_on_no_other_patient() {
+    let found = resident(&cohort(), &SETTINGS);
+    for (found, expected) in found.iter().zip(deltas(&cohort(), &SETTINGS)) {
+        let expected = expected.into_iter().map(f32::from_bits);
+        let (apart, length) = found.iter().zip(expected).fold((0.0, 0.0), |(apart, length), (found, expected)| {
+            (apart + (found - expected).powi(2), length + expected.powi(2))
+        });
+        assert!(length > 0.0 && apart.sqrt() < 1e-3 * length.sqrt(), "{apart} of {length}");
+    }
+    for first in 1..3 {
+        let mut patients = cohort();
+        patients[first - 1].scans[0].image.values.iter_mut().for_each(|value| *value = 1.0 - 3.0 * *value);
+        let after = resident(&patients, &SETTINGS);
+        assert!(after[first] == found[first] && after[first - 1] != found[first - 1], "{first}");
+    }
 }

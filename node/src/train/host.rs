@@ -1,0 +1,119 @@
+//! A training run in the host's memory: the backend computes the network, everything else happens here in closed form, with
+//! sums in f64 and in a fixed order. On the CPU the same arguments give the same bits.
+
+use semisam_shared::weights::Weights;
+
+use super::{
+    TrainError,
+    losses::{IGNORED, Losses},
+    optimiser::Sgd,
+    step::{gradient, probabilities},
+    teacher::follow,
+    trainer::{Optimiser, Parameters, Question, Step},
+};
+use crate::{
+    device::TrainBackend,
+    model::{ModelError, VNetConfig, layout, vnet::VNet},
+};
+
+/// The run between two steps.
+#[derive(Clone)]
+pub struct Host<B: TrainBackend> {
+    config: VNetConfig,
+    device: B::Device,
+    /// The student, by name.
+    weights: Weights,
+    student: Vec<f32>,
+    teacher: Vec<f32>,
+    /// The teacher as a network, while it does not change.
+    asked: Option<VNet<B::InnerBackend>>,
+    sgd: Sgd,
+    losses: Losses,
+}
+
+impl<B: TrainBackend> Host<B> {
+    pub(super) fn new(
+        config: VNetConfig,
+        parameters: Parameters,
+        optimiser: Optimiser,
+        device: &B::Device,
+    ) -> Result<Self, TrainError> {
+        config.check()?;
+        let Parameters { student, teacher, velocity } = parameters;
+        let weights = layout::blank(&config).with_flat(&student).map_err(ModelError::from)?;
+        let sgd = Sgd::resume(velocity, optimiser.momentum, optimiser.weight_decay);
+        let losses = Losses::default();
+        Ok(Self { config, device: device.clone(), weights, student, teacher, asked: None, sgd, losses })
+    }
+
+    pub(super) fn step(&mut self, step: Step) -> Result<(), TrainError> {
+        let mut targets = step.targets;
+        if let Some(question) = step.question {
+            let opinion = self.ask(&question)?;
+            if let Some(threshold) = question.confidence {
+                targets.pseudo_labels = pseudo_labels(&opinion, &targets.labels, self.config.classes, threshold);
+            }
+            targets.teacher = Some(opinion);
+        }
+        let what = (&targets, step.terms);
+        let (losses, gradient) =
+            gradient::<B>(self.config, &self.weights, &step.batch, what, step.dropout, &self.device)?;
+        self.losses = losses;
+        self.sgd.step(&mut self.student, &gradient, step.learning_rate);
+        if let Some(number) = step.average {
+            follow(&mut self.teacher, &self.student, number);
+            self.asked = None;
+        }
+        self.weights = self.weights.with_flat(&self.student).expect("the student has its architecture's values");
+        Ok(())
+    }
+
+    /// What the teacher thinks of a batch.
+    fn ask(&mut self, question: &Question) -> Result<Vec<f32>, TrainError> {
+        let network = match self.asked.take() {
+            Some(network) => network,
+            None => {
+                let teacher = self.weights.with_flat(&self.teacher).map_err(ModelError::from)?;
+                VNet::new(self.config, &teacher, &self.device)?
+            }
+        };
+        let opinion = probabilities::<B>(&network, &question.batch, question.dropout, &self.device)?;
+        self.asked = Some(network);
+        Ok(opinion)
+    }
+
+    pub(super) fn losses(&self) -> Losses {
+        self.losses
+    }
+
+    pub(super) fn student(&self) -> &[f32] {
+        &self.student
+    }
+
+    pub(super) fn parameters(&self) -> Parameters {
+        let velocity = self.sgd.velocity().to_vec();
+        Parameters { student: self.student.clone(), teacher: self.teacher.clone(), velocity }
+    }
+}
+
+/// For samples without labels, the classes that the teacher is confident of.
+pub(super) fn pseudo_labels(
+    opinion: &[f32],
+    labels: &[Option<Vec<u8>>],
+    classes: usize,
+    threshold: f32,
+) -> Vec<Option<Vec<u8>>> {
+    let samples = opinion.chunks_exact(opinion.len() / labels.len()).zip(labels);
+    samples.map(|(opinion, labels)| labels.is_none().then(|| confident(opinion, classes, threshold))).collect()
+}
+
+/// The likeliest class of each voxel, or [`IGNORED`] where it is not likelier than `threshold`.
+fn confident(probabilities: &[f32], classes: usize, threshold: f32) -> Vec<u8> {
+    let voxels = probabilities.len() / classes;
+    let of_voxel = |voxel: usize| {
+        let at = |class: usize| probabilities[class * voxels + voxel];
+        let best = (0..classes).max_by(|a, b| at(*a).total_cmp(&at(*b))).expect("a student has at least two classes");
+        if at(best) > threshold { best as u8 } else { IGNORED }
+    };
+    (0..voxels).map(of_voxel).collect()
+}

@@ -16,6 +16,7 @@ use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
 pub mod approve;
+pub mod bench;
 pub mod budget;
 pub mod data;
 pub mod enroll;
@@ -78,6 +79,8 @@ enum Command {
     Predict(predict::PredictArgs),
     /// Check imported weights against the original implementation
     Student(student::StudentArgs),
+    /// Measure speed and memory of this machine
+    Bench(bench::BenchArgs),
 }
 
 impl Command {
@@ -96,6 +99,7 @@ impl Command {
             Command::Evaluate(command) => done(evaluate::run(&command, rim.format, rim.out)?),
             Command::Predict(command) => done(predict::run(&command, rim.format, rim.out)?),
             Command::Student(command) => done(student::run(&command, rim.format, rim.out)?),
+            Command::Bench(command) => done(bench::run(&command, rim.format, rim.out)?),
         }
     }
 }

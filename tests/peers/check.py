@@ -14,10 +14,9 @@ import tempfile
 from pathlib import Path
 
 import torch
+import vnet
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
-
-import vnet
 
 SIDES = [32, 16, 48]
 BASE_FILTERS = 4

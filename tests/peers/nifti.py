@@ -1,7 +1,7 @@
 """Scans as PyTorch tensors: enough of NIfTI-1 for the folders that are measured on.
 
-Little-endian, one file, as `semisam-node data synth` writes it. Axes are taken as they lie in the file: their order does
-not matter for speed.
+Little-endian, one file, as `semisam-node data synth` writes it. Axes are taken as they lie in the file: their order
+does not matter for speed.
 """
 
 import gzip

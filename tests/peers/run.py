@@ -24,7 +24,9 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "semisam-federation" / "peers"
 KINDS = ["check", "conv", "step", "train", "sam"]
+# What PyTorch is tried with; the faster one counts.
 FORMATS = ["contiguous", "channels_last_3d"]
+VARIANTS = {"conv": FORMATS, "step": FORMATS, "train": FORMATS, "sam": ["all_queries", "real_queries"]}
 # Which instructions each side may use. Without --isa, both use the best that they know.
 ISA = {
     None: ({}, {}),
@@ -132,7 +134,9 @@ def environments(options):
 
 def output_of(command, variables):
     """The JSON that a command prints."""
-    done = subprocess.run([str(word) for word in command], env=variables, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [str(word) for word in command], env=variables, check=False, stdout=subprocess.PIPE, text=True
+    )
     if done.returncode != 0:
         sys.exit(f"`{' '.join(str(word) for word in command)}` failed with exit code {done.returncode}")
     return json.loads(done.stdout)
@@ -141,7 +145,8 @@ def output_of(command, variables):
 def checked(python, program, variables):
     """How far the two networks are apart."""
     command = [python, str(HERE / "check.py"), "--program", program]
-    done = subprocess.run(command, env={**variables[0], **variables[1]}, stdout=subprocess.PIPE, text=True)
+    both = {**variables[0], **variables[1]}
+    done = subprocess.run(command, env=both, check=False, stdout=subprocess.PIPE, text=True)
     if not done.stdout:
         sys.exit("the networks could not be compared")
     return json.loads(done.stdout)
@@ -155,37 +160,65 @@ def planned(options, program):
         if kind in options.only:
             rows.append({"kind": kind, "name": name, "arguments": [str(argument) for argument in arguments]})
 
+    def convolution(channels, side, repeats):
+        sizes = (
+            "--inputs",
+            channels,
+            "--outputs",
+            channels,
+            "--side",
+            side,
+            "--kernel",
+            3,
+            "--stride",
+            1,
+            "--batch",
+            1,
+        )
+        add("conv", f"conv3d {channels} to {channels} channels, k3, {side}³", *sizes, "--repeats", repeats)
+
+    def network(filters, patch, steps):
+        sizes = ("--base-filters", filters, "--patch", ",".join(map(str, patch)), "--batch", 2)
+        add("step", f"V-Net {filters}, {times(patch)}, batch 2", *sizes, "--steps", steps)
+
+    def training(scans, filters, patch, steps):
+        sizes = ("--base-filters", filters, "--patch", ",".join(map(str, patch)), "--method", "mean-teacher")
+        name = f"train, V-Net {filters}, {times(patch)}"
+        add("train", name, "--data", scans, "--spacing", options.spacing, *sizes, "--steps", steps)
+
     if options.smallest:
-        add("conv", "conv3d 4 to 4 channels, k3, 16³", "--inputs", 4, "--outputs", 4, "--side", 16, "--repeats", 3)
-        add("step", "V-Net 2, 32³, batch 2", "--base-filters", 2, "--patch", "32,32,32", "--steps", 2)
+        convolution(4, 16, 3)
+        network(2, (32, 32, 32), 2)
     else:
-        add("conv", "conv3d 16 to 16 channels, k3, 64³", "--side", 64, "--repeats", 20)
+        convolution(16, 64, 20)
         for filters in (4, 16):
             for patch, steps in (((64, 64, 64), 5), ((96, 96, 64), 4), ((112, 112, 80), 3)):
-                name = f"V-Net {filters}, {'×'.join(map(str, patch))}, batch 2"
-                sizes = ("--base-filters", filters, "--patch", ",".join(map(str, patch)), "--batch", 2)
-                add("step", name, *sizes, "--steps", steps)
+                network(filters, patch, steps)
     if "train" in options.only:
-        data = options.data or synthetic(program, 40 if options.smallest else 112, 40 if options.smallest else 80)
-        scans = ("--data", data, "--spacing", options.spacing)
+        shape = (40, 40, 40) if options.smallest else (112, 112, 80)
+        scans = options.data or synthetic(program, shape)
         if options.smallest:
-            add("train", "train, V-Net 2, 32³", *scans, "--base-filters", 2, "--patch", "32,32,32", "--steps", 3)
+            training(scans, 2, (32, 32, 32), 3)
         else:
-            add("train", "train, V-Net 4, 64×48×32", *scans, "--patch", "64,48,32", "--steps", 20)
-            add("train", "train, V-Net 16, 96×96×64", *scans, "--base-filters", 16, "--patch", "96,96,64", "--steps", 5)
+            training(scans, 4, (64, 48, 32), 20)
+            training(scans, 16, (96, 96, 64), 5)
     if (HERE / "sam_med3d.py").exists():
         add("sam", "SAM-Med3D vit_b_ori, 128³", "--steps", 1 if options.smallest else 3)
     return rows
 
 
-def synthetic(program, side, depth):
+def times(extents):
+    return "×".join(map(str, extents))
+
+
+def synthetic(program, shape):
     """A folder of scans that are the same everywhere."""
-    folder = CACHE / f"scans-{side}-{depth}"
+    folder = CACHE / f"scans-{'-'.join(map(str, shape))}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = folder.with_name(f"{folder.name}.{os.getpid()}")
         command = [program, "data", "synth", "--out", unfinished, "--patients", 8, "--labelled", 3, "--seed", 1]
-        command += ["--shape", side, side, depth]
+        command += ["--shape", *shape]
         subprocess.run([str(word) for word in command], check=True, stdout=sys.stderr)
         unfinished.rename(folder)
     return str(folder)
@@ -195,14 +228,14 @@ def measured(row, options, python, program, variables):
     """All runs of a row by side, in turns."""
     ours, theirs = variables
     threads = ["--threads", str(options.threads)]
-    runs = {side: [] for side in ["ours", *FORMATS]}
+    runs = {side: [] for side in ["ours", *VARIANTS[row["kind"]]]}
     for turn in range(options.rounds):
         tell(f"  round {turn + 1} of {options.rounds}")
         command = [program, "--format", "json", "bench", row["kind"], *row["arguments"], *threads]
         runs["ours"].append(output_of(command, ours))
-        for form in FORMATS:
-            command = [python, HERE / "peer.py", row["kind"], *row["arguments"], *threads, "--memory-format", form]
-            runs[form].append(output_of(command, theirs))
+        for variant in VARIANTS[row["kind"]]:
+            command = [python, HERE / "peer.py", row["kind"], *row["arguments"], *threads, "--variant", variant]
+            runs[variant].append(output_of(command, theirs))
     return runs
 
 
@@ -210,20 +243,19 @@ def measured(row, options, python, program, variables):
 
 
 def compared(row, runs):
-    """Times and memory of both sides, PyTorch with the memory format that is the faster one."""
+    """Times and memory of both sides, PyTorch in the variant that is the faster one."""
     parts = {}
     for part in runs["ours"][0]["times"]:
         sides = {side: pooled([run["times"][part]["ms"] for run in of_side]) for side, of_side in runs.items()}
-        best = min(FORMATS, key=lambda form: sides[form]["min_ms"])
+        best = min(VARIANTS[row["kind"]], key=lambda variant: sides[variant]["min_ms"])
         ratios = {
             "ratio_min": sides["ours"]["min_ms"] / sides[best]["min_ms"],
             "ratio_median": sides["ours"]["median_ms"] / sides[best]["median_ms"],
         }
-        parts[part] = {"ours": sides["ours"], "pytorch": sides[best], "format": best, **ratios}
+        parts[part] = {"ours": sides["ours"], "pytorch": sides[best], "variant": best, **ratios}
     # memory is that of the part which is measured first: the whole step, where there is one
     leading = next((part for part in ("step", "iteration", "encode") if part in parts), next(iter(parts)))
-    memory = {side: occupied(runs[side]) for side in ("ours", parts[leading]["format"])}
-    memory["pytorch"] = memory.pop(parts[leading]["format"])
+    memory = {"ours": occupied(runs["ours"]), "pytorch": occupied(runs[parts[leading]["variant"]])}
     return {**row, "parts": parts, "memory": memory, "runs": runs}
 
 
@@ -251,7 +283,8 @@ def described(options, python, program, variables):
     tiny = ["bench", "conv", "--inputs", "1", "--outputs", "1", "--side", "4", "--repeats", "1"]
     ours = output_of([program, "--format", "json", *tiny], variables[0])
     version = subprocess.run([program, "--version"], check=True, stdout=subprocess.PIPE, text=True).stdout
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    named = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(named, cwd=ROOT, check=False, stdout=subprocess.PIPE, text=True)
     model, instructions = processor()
     return {
         "date": options.date,
@@ -308,14 +341,14 @@ def check_words(check):
 
 def times_table(rows):
     lines = [
-        "| what | part | ours, min / median ms | PyTorch, min / median ms | its layout | ratio of min | of medians |",
+        "| what | part | ours, min / median ms | PyTorch, min / median ms | its variant | ratio of min | of medians |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         for part, of_part in row["parts"].items():
             ours, theirs = (f"{side['min_ms']:.1f} / {side['median_ms']:.1f}" for side in pair(of_part))
             ratios = f"**{of_part['ratio_min']:.2f}** | {of_part['ratio_median']:.2f}"
-            lines.append(f"| {row['name']} | {part} | {ours} | {theirs} | {of_part['format']} | {ratios} |")
+            lines.append(f"| {row['name']} | {part} | {ours} | {theirs} | {of_part['variant']} | {ratios} |")
     return "\n".join(lines) + "\n"
 
 

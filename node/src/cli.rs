@@ -16,6 +16,7 @@ use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
 pub mod approve;
+pub mod bench;
 pub mod budget;
 pub mod data;
 pub mod enroll;
@@ -82,6 +83,8 @@ enum Command {
     /// Use a SAM-Med3D on its own: compare it with the original, segment from points, embed
     #[command(subcommand)]
     Sam(sam::SamCommand),
+    /// Measure speed and memory of this machine
+    Bench(bench::BenchArgs),
 }
 
 impl Command {
@@ -101,6 +104,7 @@ impl Command {
             Command::Predict(command) => done(predict::run(&command, rim.format, rim.out)?),
             Command::Student(command) => done(student::run(&command, rim.format, rim.out)?),
             Command::Sam(command) => done(sam::run(&command, rim.format, rim.out)?),
+            Command::Bench(command) => done(bench::run(&command, rim.format, rim.out)?),
         }
     }
 }

@@ -216,7 +216,11 @@ fn start(args: &TrainArgs) -> Result<(semisam_shared::weights::Weights, VNetConf
     Ok((layout::initial(&config, args.seed), config))
 }
 
-fn load(scan: &Scan, spacing: f64) -> Result<PreparedScan, TrainCommandError> {
+/// Reads a scan and brings it to `spacing`.
+///
+/// # Errors
+/// If it cannot be read, or the spacing is impossible for it.
+pub(super) fn load(scan: &Scan, spacing: f64) -> Result<PreparedScan, TrainCommandError> {
     let (image, labels) = scan.read()?;
     let prepared = prepare(&image, labels.as_ref(), [spacing; 3]);
     prepared.map_err(|source| TrainCommandError::Resample { scan: scan.image.clone(), source })

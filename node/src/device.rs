@@ -5,6 +5,7 @@
 //! headers are absent, so [`DeviceChoice::resolve`] looks for them first, by their files, without touching burn
 //! (spec/cpu-kernels.md, section 11).
 
+mod convolution;
 mod sampling;
 
 use std::fmt;
@@ -17,10 +18,7 @@ use burn_flex::FlexTensor;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    conv::{
-        direct,
-        operator::{ConvBackend, ConvGradients},
-    },
+    conv::operator::ConvBackend,
     sam::{operator::TransformerBackend, pieces, rows},
 };
 
@@ -54,36 +52,6 @@ impl TrainBackend for Autodiff<burn::backend::Cuda> {
 
 #[cfg(feature = "cuda")]
 impl ConvBackend for burn::backend::Cuda {}
-
-impl ConvBackend for Flex {
-    fn conv_same(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
-        let [x, weight, bias] = [x, weight, bias].map(|tensor| tensor.to_contiguous());
-        let shape = x.layout().shape().dims::<5>();
-        let [batch, _, d, h, w] = shape;
-        let y = direct::convolve(values(&x), shape, values(&weight), values(&bias));
-        tensor(y, &[batch, values(&bias).len(), d, h, w])
-    }
-
-    fn conv_same_gradients(
-        x: FlexTensor,
-        weight: FlexTensor,
-        bias: FlexTensor,
-        gradient: FlexTensor,
-        with_x: bool,
-    ) -> ConvGradients<Self> {
-        let [x, weight, gradient] = [x, weight, gradient].map(|tensor| tensor.to_contiguous());
-        let shape = x.layout().shape().dims::<5>();
-        let of_result = gradient.layout().shape().dims::<5>();
-        let of_x =
-            with_x.then(|| tensor(direct::input_gradient(values(&gradient), of_result, values(&weight)), &shape));
-        let (of_weight, of_bias) = direct::weight_gradient(values(&x), shape, values(&gradient));
-        ConvGradients {
-            x: of_x,
-            weight: tensor(of_weight, &weight.layout().shape().dims::<5>()),
-            bias: tensor(of_bias, &bias.layout().shape().dims::<1>()),
-        }
-    }
-}
 
 #[cfg(feature = "cuda")]
 impl TransformerBackend for burn::backend::Cuda {}

@@ -126,7 +126,7 @@ pub struct GroupNorm<'a> {
 }
 
 /// Mean and reciprocal deviation of each group of each sample.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Statistics {
     mean: Vec<f64>,
     inverse: Vec<f64>,
@@ -220,12 +220,15 @@ impl GroupNorm<'_> {
             let (group, channel) = (at / members, at % channels);
             let (inverse, [first, second]) = (statistics.inverse[group], means[group]);
             let slope = -inverse * inverse * second;
+            let mean = statistics.mean[group] as f32;
             let coefficients = [
                 inverse * f64::from(self.scale[channel]) * self.keep(at),
                 slope,
-                -inverse * first - slope * statistics.mean[group],
+                // what rounding the mean would add to every voxel is taken off
+                -inverse * first + slope * (f64::from(mean) - statistics.mean[group]),
             ];
-            simd::run(path, Apply { z, gradient, at, affine, coefficients: coefficients.map(|c| c as f32) });
+            let coefficients = coefficients.map(|c| c as f32);
+            simd::run(path, Apply { z, gradient, at, affine, mean, coefficients });
         });
         let of_channel = |which: usize| {
             let sum = |channel: usize| (0..batch).map(|n| sums[n * channels + channel][which]).sum::<f64>() as f32;
@@ -264,12 +267,13 @@ impl Kernel for Sums<'_> {
     }
 }
 
-/// `a · gradient · [ReLU let through] + b · z + c`, in place.
+/// `a · gradient · [ReLU let through] + b · (z - mean) + c`, in place.
 struct Apply<'a> {
     z: &'a [f32],
     gradient: &'a mut [f32],
     at: usize,
     affine: Affine<'a>,
+    mean: f32,
     coefficients: [f32; 3],
 }
 
@@ -278,14 +282,14 @@ impl Kernel for Apply<'_> {
 
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Self { z, gradient, at, affine, coefficients } = self;
+        let Self { z, gradient, at, affine, mean, coefficients } = self;
         // SAFETY: the caller has the instructions; both slices are of one length
         unsafe {
             let (scale, shift) = (V::splat(affine.scale[at]), V::splat(affine.shift[at]));
-            let [a, b, c] = coefficients.map(|c| V::splat(c));
+            let [a, b, c, mean] = [coefficients[0], coefficients[1], coefficients[2], mean].map(|c| V::splat(c));
             each::<V>(z.as_ptr(), gradient.as_mut_ptr(), z.len(), |z, gradient| {
                 let let_through = z.mul_add(scale, shift).positive_or_zero(gradient);
-                let_through.mul_add(a, z.mul_add(b, c))
+                let_through.mul_add(a, z.sub(mean).mul_add(b, c))
             });
         }
     }

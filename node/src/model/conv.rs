@@ -1,64 +1,101 @@
-//! The convolutions of a V-Net: 3x3x3, and the strided ones as matrix products.
+//! The convolutions of a V-Net, together with the norm and ReLU before them.
 //!
-//! A 2x2x2 convolution with stride 2 touches each voxel once, so it is a matrix product over rearranged blocks; so are
-//! its transpose and the 1x1x1 convolution. That is faster on the CPU and far faster on CUDA than a general operator
-//! (spec/cpu-kernels.md, sections 2.2 and 11). The 3x3x3 convolution is an operator of its own ([`operator`]), which the CPU
-//! computes directly ([`direct`]).
+//! Between two convolutions a network normalises, rectifies, silences channels and adds what a skip connection brings. A
+//! convolution here takes its input as an [`Image`]: the raw results of earlier convolutions, and what is still to be done to
+//! them. On the CPU that is done while the convolution reads, so only raw results are kept for the gradient
+//! (`semisam_kernels::source`); other backends do it beforehand ([`composed`]).
 
-pub mod direct;
+pub mod composed;
 pub mod operator;
 
-use burn::tensor::{Tensor, TensorPrimitive, backend::Backend};
+use std::sync::Arc;
 
+use burn::tensor::{Tensor, backend::Backend};
+use semisam_kernels::norm::Moments;
+
+use super::layout::Sampling;
 use operator::ConvBackend;
 
-/// Convolution 3x3x3 with stride 1 and zero padding of 1.
-///
-/// # Shapes
-/// `x` [batch, inputs, d, h, w], `weight` [outputs, inputs, 3, 3, 3], `bias` [outputs] -> [batch, outputs, d, h, w].
-pub fn same<B: ConvBackend>(x: Tensor<B, 5>, weight: Tensor<B, 5>, bias: Tensor<B, 1>) -> Tensor<B, 5> {
-    let (x, weight, bias) =
-        (x.into_primitive().tensor(), weight.into_primitive().tensor(), bias.into_primitive().tensor());
-    Tensor::from_primitive(TensorPrimitive::Float(B::conv_same(x, weight, bias)))
+/// What a convolution reads: the sum of terms of one shape.
+#[derive(Clone, Debug)]
+pub struct Image<B: Backend> {
+    pub(crate) terms: Vec<Term<B>>,
 }
 
-/// Convolution 2x2x2 with stride 2.
-///
-/// # Shapes
-/// `x` [batch, inputs, d, h, w], `weight` [outputs, inputs, 2, 2, 2] -> [batch, outputs, d/2, h/2, w/2].
-pub fn halve<B: Backend>(x: Tensor<B, 5>, weight: Tensor<B, 5>, bias: Tensor<B, 1>) -> Tensor<B, 5> {
-    let ([batch, inputs, d, h, w], [outputs, ..]) = (x.dims(), weight.dims());
-    let (d, h, w) = (d / 2, h / 2, w / 2);
-    let blocks: Tensor<B, 8> = x.reshape([batch, inputs, d, 2, h, 2, w, 2]).permute([0, 1, 3, 5, 7, 2, 4, 6]);
-    let columns: Tensor<B, 3> = blocks.reshape([batch, inputs * 8, d * h * w]);
-    product(weight.reshape([1, outputs, inputs * 8]), columns, bias).reshape([batch, outputs, d, h, w])
+/// A tensor as it is, or the raw result of a convolution with what is to be done to it.
+#[derive(Clone, Debug)]
+pub(crate) struct Term<B: Backend> {
+    /// [batch, channels, d, h, w]
+    pub(crate) values: Tensor<B, 5>,
+    pub(crate) norm: Option<Norm<B>>,
 }
 
-/// Transposed convolution 2x2x2 with stride 2.
-///
-/// # Shapes
-/// `x` [batch, inputs, d, h, w], `weight` [inputs, outputs, 2, 2, 2] -> [batch, outputs, 2d, 2h, 2w].
-pub fn double<B: Backend>(x: Tensor<B, 5>, weight: Tensor<B, 5>, bias: Tensor<B, 1>) -> Tensor<B, 5> {
-    let ([batch, inputs, d, h, w], [_, outputs, ..]) = (x.dims(), weight.dims());
-    let weight: Tensor<B, 3> = weight.reshape([1, inputs, outputs * 8]).swap_dims(1, 2);
-    let bias = bias.reshape([outputs, 1]).repeat_dim(1, 8).reshape([outputs * 8]);
-    let blocks = product(weight, x.reshape([batch, inputs, d * h * w]), bias);
-    let blocks: Tensor<B, 8> = blocks.reshape([batch, outputs, 2, 2, 2, d, h, w]).permute([0, 1, 5, 2, 6, 3, 7, 4]);
-    blocks.reshape([batch, outputs, 2 * d, 2 * h, 2 * w])
+/// GroupNorm, ReLU, and the silencing of channels.
+#[derive(Clone, Debug)]
+pub(crate) struct Norm<B: Backend> {
+    /// [channels]
+    pub(crate) scale: Tensor<B, 1>,
+    /// [channels]
+    pub(crate) shift: Tensor<B, 1>,
+    pub(crate) groups: usize,
+    /// [batch, channels, 1, 1, 1], constants of at least zero.
+    pub(crate) keep: Option<Tensor<B, 5>>,
+    /// Of the raw result's planes, where the convolution has gathered them.
+    pub(crate) moments: Option<Arc<Vec<Moments>>>,
 }
 
-/// Convolution 1x1x1.
-///
-/// # Shapes
-/// `x` [batch, inputs, d, h, w], `weight` [outputs, inputs, 1, 1, 1] -> [batch, outputs, d, h, w].
-pub fn pointwise<B: Backend>(x: Tensor<B, 5>, weight: Tensor<B, 5>, bias: Tensor<B, 1>) -> Tensor<B, 5> {
-    let ([batch, inputs, d, h, w], [outputs, ..]) = (x.dims(), weight.dims());
-    let y = product(weight.reshape([1, outputs, inputs]), x.reshape([batch, inputs, d * h * w]), bias);
-    y.reshape([batch, outputs, d, h, w])
+/// The raw result of a convolution.
+#[derive(Clone, Debug)]
+pub struct Convolved<B: Backend> {
+    /// [batch, outputs, d, h, w]
+    pub values: Tensor<B, 5>,
+    pub(crate) moments: Option<Arc<Vec<Moments>>>,
 }
 
-/// `weight` [1, m, k] times `columns` [batch, k, n], plus `bias` [m] on every column.
-fn product<B: Backend>(weight: Tensor<B, 3>, columns: Tensor<B, 3>, bias: Tensor<B, 1>) -> Tensor<B, 3> {
-    let [_, outputs, _] = weight.dims();
-    weight.matmul(columns) + bias.reshape([1, outputs, 1])
+impl<B: Backend> Image<B> {
+    /// A tensor as it is.
+    pub fn plain(values: Tensor<B, 5>) -> Self {
+        Self { terms: vec![Term { values, norm: None }] }
+    }
+
+    /// `relu(group_norm(raw))`; `scale` and `shift` are [channels], and `groups` divides the channels.
+    pub fn normalised(raw: Convolved<B>, scale: Tensor<B, 1>, shift: Tensor<B, 1>, groups: usize) -> Self {
+        let norm = Norm { scale, shift, groups, keep: None, moments: raw.moments };
+        Self { terms: vec![Term { values: raw.values, norm: Some(norm) }] }
+    }
+
+    /// The sum of both.
+    pub fn plus(mut self, other: Self) -> Self {
+        self.terms.extend(other.terms);
+        self
+    }
+
+    /// Each channel of each sample times its factor; `keep` is [batch, channels, 1, 1, 1], at least zero, and not learned.
+    ///
+    /// # Panics
+    /// If the image is not one normalised term.
+    pub fn silenced(mut self, keep: Tensor<B, 5>) -> Self {
+        match self.terms.as_mut_slice() {
+            [Term { norm: Some(norm), .. }] => norm.keep = Some(keep),
+            _ => panic!("dropout follows a norm"),
+        }
+        self
+    }
 }
+
+/// A convolution: 3x3x3, or another odd kernel, that keeps the sides; 2x2x2 with stride 2; or the transpose of the latter.
+///
+/// # Shapes
+/// `image` [batch, inputs, d, h, w], `weight` [outputs, inputs, kernel], or [inputs, outputs, 2, 2, 2] on the way up, `bias`
+/// [outputs] -> [batch, outputs, sides as they were, halved or doubled].
+pub fn convolve<B: ConvBackend>(
+    image: Image<B>,
+    weight: Tensor<B, 5>,
+    bias: Tensor<B, 1>,
+    sampling: Sampling,
+) -> Convolved<B> {
+    B::convolve(image, weight, bias, sampling)
+}
+
+#[cfg(test)]
+mod tests;

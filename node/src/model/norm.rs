@@ -7,7 +7,7 @@
 use burn::tensor::{Tensor, activation, backend::Backend};
 
 /// PyTorch's default.
-const EPSILON: f32 = 1e-5;
+pub(crate) const EPSILON: f64 = 1e-5;
 
 /// `relu(group_norm(x))`.
 ///

@@ -13,10 +13,9 @@ use semisam_shared::weights::{self, Weights};
 
 use super::{
     ModelError, VNetConfig,
-    conv::{self, operator::ConvBackend},
+    conv::{Image, convolve, operator::ConvBackend},
     layout,
     layout::{STAGES, Sampling},
-    norm,
 };
 
 /// Share of channels that dropout silences.
@@ -95,7 +94,7 @@ impl<B: ConvBackend> VNet<B> {
         if [d, h, w].iter().any(|side| !side.is_multiple_of(16) || *side == 0) {
             return Err(ModelError::Side { found: [d, h, w] });
         }
-        let (mut x, mut kept) = (images, Vec::new());
+        let (mut x, mut kept) = (Image::plain(images), Vec::new());
         let mut masks = dropout.iter().flat_map(|masks| &masks.0);
         for stage in STAGES {
             if stage.sampling == Sampling::Down {
@@ -105,30 +104,27 @@ impl<B: ConvBackend> VNet<B> {
                 x = self.unit(stage.name, stage.sampling, unit, x);
             }
             if stage.sampling == Sampling::Up {
-                x = x + kept.pop().expect("the table goes up as often as down");
+                x = x.plus(kept.pop().expect("the table goes up as often as down"));
             }
             if stage.dropout
                 && let Some(mask) = masks.next()
             {
-                x = x * mask.clone();
+                x = x.silenced(mask.clone());
             }
         }
-        Ok(conv::pointwise(x, self.weight("out_conv.weight"), self.vector("out_conv.bias")))
+        let (weight, bias) = (self.weight("out_conv.weight"), self.vector("out_conv.bias"));
+        Ok(convolve(x, weight, bias, Sampling::Same).values)
     }
 
     /// Convolution, GroupNorm, ReLU.
-    fn unit(&self, stage: &str, sampling: Sampling, unit: usize, x: Tensor<B, 5>) -> Tensor<B, 5> {
+    fn unit(&self, stage: &str, sampling: Sampling, unit: usize, x: Image<B>) -> Image<B> {
         let (convolution, normalisation) = (3 * unit, 3 * unit + 1);
         let weight = self.weight(&format!("{stage}.conv.{convolution}.weight"));
         let bias = self.vector(&format!("{stage}.conv.{convolution}.bias"));
-        let y = match sampling {
-            Sampling::Same => conv::same(x, weight, bias),
-            Sampling::Down => conv::halve(x, weight, bias),
-            Sampling::Up => conv::double(x, weight, bias),
-        };
+        let y = convolve(x, weight, bias, sampling);
         let scale = self.vector(&format!("{stage}.conv.{normalisation}.weight"));
         let shift = self.vector(&format!("{stage}.conv.{normalisation}.bias"));
-        norm::group_norm_relu(y, scale, shift, self.config.groups)
+        Image::normalised(y, scale, shift, self.config.groups)
     }
 
     fn vector(&self, name: &str) -> Tensor<B, 1> {

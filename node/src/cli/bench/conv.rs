@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{
     device::{Device, TrainBackend, Work},
-    model::conv::{self, operator::ConvBackend},
+    model::{
+        conv::{Image, convolve, operator::ConvBackend},
+        layout::Sampling,
+    },
 };
 
 /// `semisam-node bench conv`.
@@ -111,9 +114,8 @@ impl ConvArgs {
 
     fn apply<B: ConvBackend>(&self, x: Tensor<B, 5>, weight: Tensor<B, 5>, bias: Tensor<B, 1>) -> Tensor<B, 5> {
         match self.operator() {
-            Operator::Same => conv::same(x, weight, bias),
-            Operator::Halve => conv::halve(x, weight, bias),
-            Operator::Pointwise => conv::pointwise(x, weight, bias),
+            Operator::Same | Operator::Pointwise => convolve(Image::plain(x), weight, bias, Sampling::Same).values,
+            Operator::Halve => convolve(Image::plain(x), weight, bias, Sampling::Down).values,
             Operator::Stock => {
                 let options = ConvOptions::new([self.stride; 3], [self.padding(); 3], [1; 3], 1);
                 conv3d(x, weight, Some(bias), options)

@@ -69,10 +69,10 @@ pub fn run(args: &TrainBenchArgs) -> Result<Report, BenchError> {
     let state = State::new(&run, &layout::initial(&config, args.seed));
     let memory = Memory::before();
     let (mut start, mut ms, mut loss) = (Instant::now(), Vec::with_capacity(steps), 0.0);
-    let mut each = |word: &Word, _: &State| {
+    let mut each = |word: &Word<'_>| {
         ms.push(milliseconds(start));
         start = Instant::now();
-        loss = word.losses.total;
+        loss = word.losses().total;
     };
     train(device, &run, state, (&labelled, &unlabelled), &AtomicBool::new(false), &mut each)?;
     let memory = memory.peaked();

@@ -1,7 +1,8 @@
-//! The 3x3x3 convolution as an operator of a backend, with a gradient of its own.
+//! A convolution with what comes before it as one step of autodiff.
 //!
-//! A backend that has nothing better inherits the stock operator; the CPU computes directly ([`super::direct`]). On
-//! top of either, [`Autodiff`] records the operator as one step (spec/cpu-kernels.md, section 5.5).
+//! A backend that has nothing better inherits [`composed`], which burn differentiates by itself. The CPU has fused operations
+//! with gradients of their own; on top of those [`Autodiff`] records one step that keeps the raw results of earlier
+//! convolutions and nothing else (spec/cpu-kernels.md, section 5.5).
 
 use burn::{
     backend::autodiff::{
@@ -10,63 +11,72 @@ use burn::{
         grads::Gradients,
         ops::{Backward, Ops, OpsKind},
     },
-    tensor::{
-        backend::Backend,
-        ops::{ConvOptions, FloatTensor},
-    },
+    tensor::{Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor},
 };
+use semisam_kernels::norm::Moments;
 
-/// Gradients of a convolution; that of the input only where it is asked for.
-#[derive(Debug)]
-pub struct ConvGradients<B: Backend> {
-    /// With respect to the input.
-    pub x: Option<FloatTensor<B>>,
-    /// With respect to the weight.
-    pub weight: FloatTensor<B>,
-    /// With respect to the bias.
-    pub bias: FloatTensor<B>,
-}
+use std::sync::Arc;
 
-/// A backend with a 3x3x3 convolution of stride 1 and padding 1.
+use super::{Convolved, Image, Norm, Term, composed};
+use crate::model::layout::Sampling;
+
+/// A backend that convolves.
 pub trait ConvBackend: Backend {
-    /// `x` [batch, inputs, d, h, w], `weight` [outputs, inputs, 3, 3, 3], `bias` [outputs].
-    fn conv_same(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::conv3d(x, weight, Some(bias), options())
+    /// See [`super::convolve`].
+    fn convolve(image: Image<Self>, weight: Tensor<Self, 5>, bias: Tensor<Self, 1>, sampling: Sampling) -> Convolved<Self> {
+        Convolved { values: composed::convolve(image, weight, bias, sampling), moments: None }
     }
 
-    /// Its gradients, given that of its result.
-    fn conv_same_gradients(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        gradient: FloatTensor<Self>,
-        with_x: bool,
-    ) -> ConvGradients<Self> {
-        let of_x = with_x.then(|| Self::conv3d_x_backward(x.clone(), weight.clone(), gradient.clone(), options()));
-        let of_weight = Self::conv3d_weight_backward(x.clone(), weight, gradient.clone(), options());
-        ConvGradients { x: of_x, weight: of_weight, bias: Self::conv3d_bias_backward(x, bias, gradient) }
+    /// The gradients of its own [`ConvBackend::convolve`], if it has them.
+    fn gradients() -> Option<ConvGradients<Self>> {
+        None
     }
 }
 
-fn options() -> ConvOptions<3> {
-    ConvOptions::new([1; 3], [1; 3], [1; 3], 1)
-}
+/// The gradients of a convolution, given that of its result: for each term that of its values, and of scale and shift
+/// where it is normalised; then of the weight and of the bias. Those of the terms are left out where they are not wanted.
+pub type ConvGradients<B> = fn(Image<B>, Tensor<B, 5>, Tensor<B, 5>, Sampling, bool) -> Vec<Option<FloatTensor<B>>>;
 
-/// The step that autodiff records.
+/// The step that autodiff records, with what is no tensor of it, or a constant.
 #[derive(Debug)]
-struct ConvSame;
+struct Convolution<B: Backend> {
+    sampling: Sampling,
+    /// Of each term, if it is normalised.
+    norms: Vec<Option<Constants<B>>>,
+    gradients: ConvGradients<B>,
+}
 
-impl<B: ConvBackend> Backward<B, 3> for ConvSame {
-    /// Input, weight and bias.
-    type State = [NodeId; 3];
+#[derive(Debug)]
+struct Constants<B: Backend> {
+    groups: usize,
+    keep: Option<Tensor<B, 5>>,
+    moments: Option<Arc<Vec<Moments>>>,
+}
 
-    fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, checkpointer: &mut Checkpointer) {
+impl<B: ConvBackend, const N: usize> Backward<B, N> for Convolution<B> {
+    /// Values, scale and shift of each term, and the weight.
+    type State = Vec<NodeId>;
+
+    fn backward(self, ops: Ops<Self::State, N>, gradients: &mut Gradients, checkpointer: &mut Checkpointer) {
         let gradient = gradients.consume::<B>(&ops.node);
-        let [x, weight, bias] = ops.state.map(|node| checkpointer.retrieve_node_output::<FloatTensor<B>>(node));
-        let [of_x, of_weight, of_bias] = ops.parents;
-        let found = B::conv_same_gradients(x, weight, bias, gradient, of_x.is_some());
-        let pairs = [(of_x, found.x), (of_weight, Some(found.weight)), (of_bias, Some(found.bias))];
-        for (node, gradient) in pairs {
+        let mut nodes = ops.state.into_iter();
+        let mut next = || {
+            let node = nodes.next().expect("as many nodes as were recorded");
+            checkpointer.retrieve_node_output::<FloatTensor<B>>(node)
+        };
+        let mut terms = Vec::new();
+        for constants in self.norms {
+            let values = tensor(next());
+            let norm = constants.map(|Constants { groups, keep, moments }| {
+                let (scale, shift) = (tensor(next()), tensor(next()));
+                Norm { scale, shift, groups, keep, moments }
+            });
+            terms.push(Term { values, norm });
+        }
+        let weight = tensor(next());
+        let wanted = ops.parents[..N - 2].iter().any(Option::is_some);
+        let found = (self.gradients)(Image { terms }, weight, tensor(gradient), self.sampling, wanted);
+        for (node, gradient) in ops.parents.into_iter().zip(found) {
             if let (Some(node), Some(gradient)) = (node, gradient) {
                 gradients.register::<B>(node.id, gradient);
             }
@@ -75,14 +85,95 @@ impl<B: ConvBackend> Backward<B, 3> for ConvSame {
 }
 
 impl<B: ConvBackend, C: CheckpointStrategy> ConvBackend for Autodiff<B, C> {
-    fn conv_same(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
-        let nodes = [x.node.clone(), weight.node.clone(), bias.node.clone()];
-        match Backward::<B, 3>::prepare::<C>(ConvSame, nodes).compute_bound().stateful() {
-            OpsKind::Tracked(mut step) => {
-                let state = [step.checkpoint(&x), step.checkpoint(&weight), step.checkpoint(&bias)];
-                step.finish(state, B::conv_same(x.primitive, weight.primitive, bias.primitive))
-            }
-            OpsKind::UnTracked(step) => step.finish(B::conv_same(x.primitive, weight.primitive, bias.primitive)),
+    fn convolve(image: Image<Self>, weight: Tensor<Self, 5>, bias: Tensor<Self, 1>, sampling: Sampling) -> Convolved<Self> {
+        let Some(gradients) = B::gradients() else {
+            return Convolved { values: composed::convolve(image, weight, bias, sampling), moments: None };
+        };
+        let recording = Recording::<B>::of(image, weight, bias, sampling, gradients);
+        match recording.tracked.len() {
+            3 => recording.record::<C, 3>(),
+            4 => recording.record::<C, 4>(),
+            5 => recording.record::<C, 5>(),
+            6 => recording.record::<C, 6>(),
+            8 => recording.record::<C, 8>(),
+            count => panic!("a convolution of {count} tensors: an image is one term, or the sum of two"),
         }
     }
+}
+
+/// A convolution that is about to be recorded.
+struct Recording<B: ConvBackend> {
+    /// Values, scale and shift of each term, the weight, the bias.
+    tracked: Vec<FloatTensor<Autodiff<B>>>,
+    /// The same image on the inner backend.
+    image: Image<B>,
+    weight: Tensor<B, 5>,
+    bias: Tensor<B, 1>,
+    step: Convolution<B>,
+}
+
+impl<B: ConvBackend> Recording<B> {
+    fn of<C: CheckpointStrategy>(
+        image: Image<Autodiff<B, C>>,
+        weight: Tensor<Autodiff<B, C>, 5>,
+        bias: Tensor<Autodiff<B, C>, 1>,
+        sampling: Sampling,
+        gradients: ConvGradients<B>,
+    ) -> Self {
+        let (mut tracked, mut norms, mut terms) = (Vec::new(), Vec::new(), Vec::new());
+        for Term { values, norm } in image.terms {
+            let values = track(values, &mut tracked);
+            let norm = norm.map(|Norm { scale, shift, groups, keep, moments }| {
+                let (scale, shift) = (track(scale, &mut tracked), track(shift, &mut tracked));
+                Norm { scale, shift, groups, keep: keep.map(|keep| track(keep, &mut Vec::new())), moments }
+            });
+            norms.push(norm.as_ref().map(|norm| Constants {
+                groups: norm.groups,
+                keep: norm.keep.clone(),
+                moments: norm.moments.clone(),
+            }));
+            terms.push(Term { values, norm });
+        }
+        let (weight, bias) = (track(weight, &mut tracked), track(bias, &mut tracked));
+        Self { tracked, image: Image { terms }, weight, bias, step: Convolution { sampling, norms, gradients } }
+    }
+
+    fn record<C: CheckpointStrategy, const N: usize>(self) -> Convolved<Autodiff<B, C>> {
+        let Self { tracked, image, weight, bias, step } = self;
+        let sampling = step.sampling;
+        let nodes: [_; N] = std::array::from_fn(|at| tracked[at].node.clone());
+        let compute = || {
+            let Convolved { values, moments } = B::convolve(image, weight, bias, sampling);
+            (values.into_primitive().tensor(), moments)
+        };
+        let (result, moments) = match Backward::<B, N>::prepare::<C>(step, nodes).compute_bound().stateful() {
+            OpsKind::Tracked(mut step) => {
+                // the gradient does not read the bias
+                let state = tracked[..N - 1].iter().map(|tensor| step.checkpoint(tensor)).collect();
+                drop(tracked);
+                let (values, moments) = compute();
+                (step.finish(state, values), moments)
+            }
+            OpsKind::UnTracked(step) => {
+                let (values, moments) = compute();
+                (step.finish(values), moments)
+            }
+        };
+        Convolved { values: Tensor::from_primitive(TensorPrimitive::Float(result)), moments }
+    }
+}
+
+/// The tensor on the inner backend; the one that autodiff knows goes into the list.
+fn track<B: ConvBackend, C: CheckpointStrategy, const D: usize>(
+    tensor: Tensor<Autodiff<B, C>, D>,
+    tracked: &mut Vec<FloatTensor<Autodiff<B>>>,
+) -> Tensor<B, D> {
+    let known = tensor.into_primitive().tensor();
+    let inner = Tensor::from_primitive(TensorPrimitive::Float(known.primitive.clone()));
+    tracked.push(known);
+    inner
+}
+
+fn tensor<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(primitive))
 }

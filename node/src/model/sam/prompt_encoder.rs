@@ -15,7 +15,7 @@ use super::{
     linear::{LayerNorm, Parts},
     operator::{TransformerBackend, gelu},
 };
-use crate::model::conv;
+use crate::model::conv::composed;
 
 /// From prompts to what the mask decoder takes.
 #[derive(Debug)]
@@ -94,11 +94,11 @@ impl<B: TransformerBackend> PromptEncoder<B> {
         let (tokens, channels) = (self.config.tokens(), self.config.channels);
         let Some(mut x) = mask else { return self.no_mask.clone().expand([tokens, channels]) };
         for stage in &self.mask {
-            x = conv::halve(x, stage.weight.clone(), stage.bias.clone());
+            x = composed::halve(x, stage.weight.clone(), stage.bias.clone());
             x = gelu(stage.norm.forward_channels(x));
         }
         let (weight, bias) = self.last.clone();
-        conv::pointwise(x, weight, bias).reshape([channels, tokens]).swap_dims(0, 1)
+        composed::pointwise(x, weight, bias).reshape([channels, tokens]).swap_dims(0, 1)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Numbers added up in single precision before their sum goes into a double.
-const CHUNK: usize = 2048;
+const CHUNK: usize = 256;
 
 /// Mean of some numbers and the sum of their squared distances from it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -24,7 +24,12 @@ use crate::model::{
 };
 
 impl ConvBackend for Flex {
-    fn convolve(image: Image<Self>, weight: Tensor<Self, 5>, bias: Tensor<Self, 1>, sampling: Sampling) -> Convolved<Self> {
+    fn convolve(
+        image: Image<Self>,
+        weight: Tensor<Self, 5>,
+        bias: Tensor<Self, 1>,
+        sampling: Sampling,
+    ) -> Convolved<Self> {
         let input = Input::of(image);
         let ([.., kd, kh, kw], [weight, bias]) = (weight.dims(), [held(weight), held(bias)]);
         let (weight, bias) = (values(&weight), values(&bias));

@@ -23,7 +23,12 @@ use crate::model::layout::Sampling;
 /// A backend that convolves.
 pub trait ConvBackend: Backend {
     /// See [`super::convolve`].
-    fn convolve(image: Image<Self>, weight: Tensor<Self, 5>, bias: Tensor<Self, 1>, sampling: Sampling) -> Convolved<Self> {
+    fn convolve(
+        image: Image<Self>,
+        weight: Tensor<Self, 5>,
+        bias: Tensor<Self, 1>,
+        sampling: Sampling,
+    ) -> Convolved<Self> {
         Convolved { values: composed::convolve(image, weight, bias, sampling), moments: None }
     }
 
@@ -85,7 +90,12 @@ impl<B: ConvBackend, const N: usize> Backward<B, N> for Convolution<B> {
 }
 
 impl<B: ConvBackend, C: CheckpointStrategy> ConvBackend for Autodiff<B, C> {
-    fn convolve(image: Image<Self>, weight: Tensor<Self, 5>, bias: Tensor<Self, 1>, sampling: Sampling) -> Convolved<Self> {
+    fn convolve(
+        image: Image<Self>,
+        weight: Tensor<Self, 5>,
+        bias: Tensor<Self, 1>,
+        sampling: Sampling,
+    ) -> Convolved<Self> {
         let Some(gradients) = B::gradients() else {
             return Convolved { values: composed::convolve(image, weight, bias, sampling), moments: None };
         };

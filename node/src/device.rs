@@ -218,5 +218,5 @@ fn cuda() -> Result<Device, DeviceError> {
     probe::missing().map_or(Ok(Device::Cuda), |what| Err(DeviceError::Absent(what)))
 }
 
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", test))]
 mod probe;

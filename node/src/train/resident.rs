@@ -4,7 +4,8 @@
 //! A step uploads its inputs first (images, labels, masks of dropout); from then on nothing is copied either way, so the
 //! host runs ahead and the device never waits for it. Losses are read when somebody asks for them, weights when the run
 //! is saved or over. Each of student, teacher, velocity and gradient is one flat tensor in the order of the weights:
-//! optimiser and teacher are then a dozen operations instead of a dozen for each of seventy tensors.
+//! optimiser and teacher are then nine operations instead of nine for each of 118 tensors; in exchange each tensor is cut
+//! out of the flat ones, and its gradient joined to the others, by one small copy on the device.
 
 mod losses;
 mod optimiser;

@@ -47,6 +47,7 @@ pub struct Optimiser {
 }
 
 /// One optimiser step; everything in it is made before the step.
+#[derive(Clone)]
 pub struct Step {
     /// What the student sees.
     pub batch: Batch,
@@ -65,6 +66,7 @@ pub struct Step {
 }
 
 /// What the teacher is asked in a step; its opinion becomes a target.
+#[derive(Clone)]
 pub struct Question {
     /// What it sees: the student's images, as many and of the same size.
     pub batch: Batch,

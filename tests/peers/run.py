@@ -55,11 +55,17 @@ def main():
     for row in planned(options, program):
         tell(row["name"])
         rows.append(compared(row, measured(row, options, python, program, variables)))
+        keep(options.json, about, rows)
     if rows:
         print(times_table(rows), memory_table(rows), sep="\n")
-    if options.json:
-        Path(options.json).write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    keep(options.json, about, rows)
     return 1 if failed else 0
+
+
+def keep(path, about, rows):
+    """Writes what has been measured so far: a long run that is stopped is not lost."""
+    if path:
+        Path(path).write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 def arguments():

@@ -3,7 +3,12 @@
 use burn::tensor::{Tensor, TensorData};
 use semisam_node::{
     device::{Device, TrainBackend, Work},
-    model::{conv, norm, vnet::to_host},
+    model::{
+        conv::{Image, convolve},
+        layout::Sampling,
+        norm,
+        vnet::to_host,
+    },
     train::{generator, normal},
 };
 
@@ -40,10 +45,9 @@ impl Operator {
 
     fn apply<B: TrainBackend>(self, x: Tensor<B, 5>, weight: Tensor<B, 5>, bias: Tensor<B, 1>) -> Tensor<B, 5> {
         match self {
-            Self::Same => conv::same(x, weight, bias),
-            Self::Halve => conv::halve(x, weight, bias),
-            Self::Double => conv::double(x, weight, bias),
-            Self::Pointwise => conv::pointwise(x, weight, bias),
+            Self::Same | Self::Pointwise => convolve(Image::plain(x), weight, bias, Sampling::Same).values,
+            Self::Halve => convolve(Image::plain(x), weight, bias, Sampling::Down).values,
+            Self::Double => convolve(Image::plain(x), weight, bias, Sampling::Up).values,
             Self::NormRelu => {
                 let scale = weight.reshape([bias.dims()[0]]);
                 norm::group_norm_relu(x, scale, bias, 4)

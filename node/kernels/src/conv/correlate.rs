@@ -275,6 +275,7 @@ unsafe fn over_taps<V: Vector, const M: usize, const N: usize>(place: &Place<'_>
 /// The processor has the instructions of `V`, and each run, plus each offset for the input, or `M` strides for the gradient,
 /// is followed by as many vectors as the place says.
 #[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "constant ranges are unrolled, and the block stays in registers")]
 unsafe fn inner<V: Vector, const M: usize, const N: usize>(
     place: &Place<'_>,
     offsets: &[u32],

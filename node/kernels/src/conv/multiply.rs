@@ -413,6 +413,7 @@ unsafe fn blocks<V: Vector, const M: usize, const N: usize>(
 /// The processor has the instructions of `V`. Each segment plus each offset plus the strip's columns up to the end of the
 /// block may be read, and the panel has `M` rows of weights for each.
 #[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "constant ranges are unrolled, and the block stays in registers")]
 unsafe fn block<V: Vector, const M: usize, const N: usize>(
     at: &At<'_>,
     done: usize,

@@ -103,11 +103,11 @@ fn gathered_moments_change_nothing() {
     assert!(raw.moments.is_some());
     let unknown = Convolved { values: raw.values.clone(), moments: None };
     let next = |raw| {
-        let norm = |at: usize| leaves.norms[at].clone().slice([0..3]).repeat_dim(0, 2);
+        let norm = |at: usize| leaves.norms[at].clone().narrow(0, 0, 3).repeat_dim(0, 2);
         let device = Default::default();
         let weight = Tensor::<Tracked, 1>::from_floats([0.5_f32; 18].as_slice(), &device).reshape([3, 6, 1, 1, 1]);
         let image = Image::normalised(raw, norm(0), norm(1), 3);
-        values(convolve(image, weight, norm(2).slice([0..3]), Sampling::Same).values.inner())
+        values(convolve(image, weight, norm(2).narrow(0, 0, 3), Sampling::Same).values.inner())
     };
     assert_eq!(next(raw), next(unknown));
 }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand, ValueEnum};
+use semisam_kernels::simd;
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
@@ -173,7 +174,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Ok(arguments) => {
             start_log();
             let mut rim = Rim { format: arguments.format, out: &mut out };
-            arguments.command.run(&mut rim).unwrap_or_else(Failure::report)
+            let asked = std::env::var(simd::VARIABLE).ok();
+            match simd::choose(asked.as_deref()) {
+                Ok(_) => arguments.command.run(&mut rim).unwrap_or_else(Failure::report),
+                Err(unknown) => Failure::with_exit(Exit::Usage, unknown).report(),
+            }
         }
         Err(error) => usage(&error, &mut out),
     };

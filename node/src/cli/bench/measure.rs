@@ -39,7 +39,7 @@ pub struct Report {
     pub times: BTreeMap<&'static str, Times>,
     /// How many threads compute.
     pub threads: usize,
-    /// See [`cpu_path`].
+    /// The instructions that the kernels use.
     pub cpu_path: String,
     /// Where it was computed.
     pub device: String,
@@ -106,36 +106,19 @@ fn field_bytes(status: &str, field: &str) -> Option<u64> {
     value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
 }
 
-/// The vector instructions that were found on this CPU, or `portable`.
-pub fn cpu_path() -> String {
-    let found: Vec<&str> = instructions().into_iter().filter_map(|(name, there)| there.then_some(name)).collect();
-    if found.is_empty() { "portable".to_owned() } else { found.join(" ") }
-}
-
-#[cfg(target_arch = "x86_64")]
-fn instructions() -> [(&'static str, bool); 3] {
-    [
-        ("avx2", std::arch::is_x86_feature_detected!("avx2")),
-        ("fma", std::arch::is_x86_feature_detected!("fma")),
-        ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
-    ]
-}
-
-#[cfg(target_arch = "aarch64")]
-fn instructions() -> [(&'static str, bool); 1] {
-    [("neon", std::arch::is_aarch64_feature_detected!("neon"))]
-}
-
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn instructions() -> [(&'static str, bool); 0] {
-    []
-}
-
 impl Report {
     /// Of `bench` on `device`, with the threads of the current pool.
     pub fn new(bench: &'static str, device: Device, memory: Memory, times: BTreeMap<&'static str, Times>) -> Self {
         let threads = rayon::current_num_threads();
-        Self { bench, times, threads, cpu_path: cpu_path(), device: device.to_string(), memory, more: Map::new() }
+        Self {
+            bench,
+            times,
+            threads,
+            cpu_path: semisam_kernels::simd::path().to_string(),
+            device: device.to_string(),
+            memory,
+            more: Map::new(),
+        }
     }
 
     /// With one more thing to tell.

@@ -71,6 +71,7 @@ def keep(path, about, rows):
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=kinds, default=KINDS, help=f"some of {','.join(KINDS)}")
+    parser.add_argument("--match", metavar="TEXT", default="", help="only rows whose name has this text in it")
     parser.add_argument("--isa", choices=[isa for isa in ISA if isa], help="instructions that both sides are held to")
     parser.add_argument("--rounds", type=int, help="times that all processes of a row run [3; with --smallest 1]")
     parser.add_argument("--threads", type=int, default=cores(), help="of both sides [one per core]")
@@ -163,7 +164,7 @@ def planned(options, program):
     rows = []
 
     def add(kind, name, *arguments):
-        if kind in options.only:
+        if kind in options.only and options.match in name:
             rows.append({"kind": kind, "name": name, "arguments": [str(argument) for argument in arguments]})
 
     def convolution(channels, side, repeats):

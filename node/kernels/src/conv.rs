@@ -151,7 +151,8 @@ impl Conv {
         let [_, kh, kw] = self.kernel;
         let phase = |number: usize| {
             let origin = [number / self.stride / self.stride, number / self.stride % self.stride, number % self.stride];
-            let [depths, rows, columns]: [Vec<usize>; 3] = std::array::from_fn(|axis| self.congruent(axis, origin[axis]));
+            let [depths, rows, columns]: [Vec<usize>; 3] =
+                std::array::from_fn(|axis| self.congruent(axis, origin[axis]));
             let mut numbers = Vec::with_capacity(depths.len() * rows.len() * columns.len());
             for a in &depths {
                 for b in &rows {

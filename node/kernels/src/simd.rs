@@ -142,7 +142,8 @@ pub(crate) trait Vector: Copy {
     /// Numbers in it.
     const LANES: usize;
 
-    /// Rows of a block of sums three vectors wide that fits into the registers.
+    /// Rows of a block of sums that fits into the registers: 8 of three vectors, 6 of two (a third would leave no register
+    /// to spare), 2 of three.
     const ROWS: usize;
 
     /// The same number everywhere.

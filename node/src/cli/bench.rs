@@ -14,12 +14,13 @@ use super::{Format, print, resolve, train::TrainCommandError};
 use crate::{
     data::folder::FolderError,
     device::{Device, DeviceChoice, DeviceError},
-    model::ModelError,
+    model::{ModelError, sam::SamError},
     train::TrainError,
 };
 
 pub mod conv;
 pub mod measure;
+pub mod sam;
 pub mod step;
 pub mod train;
 
@@ -40,6 +41,8 @@ pub enum BenchCommand {
     Conv(conv::ConvArgs),
     /// Iterations of `train` on a folder of scans, data included
     Train(train::TrainBenchArgs),
+    /// An image through SAM-Med3D's encoder, and one point through its decoder
+    Sam(sam::SamArgs),
 }
 
 /// What every measurement asks for.
@@ -74,6 +77,9 @@ pub enum BenchError {
     /// A scan.
     #[error(transparent)]
     Scan(#[from] TrainCommandError),
+    /// The generalist.
+    #[error(transparent)]
+    Sam(#[from] SamError),
     /// A convolution that does not exist.
     #[error("a convolution has a kernel, a stride and channels of at least one, and a side of at least the kernel's")]
     Convolution,
@@ -107,6 +113,7 @@ pub fn run(args: &BenchArgs, format: Format, out: &mut dyn Write) -> Result<(), 
         BenchCommand::Step(args) => step::run(args),
         BenchCommand::Conv(args) => conv::run(args),
         BenchCommand::Train(args) => train::run(args),
+        BenchCommand::Sam(args) => sam::run(args),
     }?;
     Ok(print(out, format, &report.words(), &report)?)
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use burn::tensor::{Tensor, TensorData, backend::AutodiffBackend, backend::Backend};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
-use semisam_shared::weights::{self, Weights};
+use semisam_shared::weights::Weights;
 
 use super::{
     ModelError, VNetConfig,
@@ -64,6 +64,21 @@ impl<B: ConvBackend> VNet<B> {
             (name.to_owned(), (tensor.shape.clone(), Tensor::from_data(values, device)))
         });
         Ok(Self { config, leaves: leaves.collect() })
+    }
+
+    /// Copies `values`, one tensor after another, to `device`; `shapes` are [`layout::shapes`] of `config`.
+    ///
+    /// # Panics
+    /// If there are fewer values.
+    pub fn of_values(config: VNetConfig, shapes: &[(String, Vec<usize>)], values: &[f32], device: &B::Device) -> Self {
+        let mut start = 0;
+        let leaves = shapes.iter().map(|(name, shape)| {
+            let range = start..start + shape.iter().product::<usize>();
+            start = range.end;
+            let values = TensorData::new(values[range].to_vec(), [shape.iter().product::<usize>()]);
+            (name.clone(), (shape.clone(), Tensor::from_data(values, device)))
+        });
+        Self { config, leaves: leaves.collect() }
     }
 
     /// A network whose values lie one tensor after another in `flat`; `shapes` are [`layout::shapes`] of `config`.
@@ -139,26 +154,12 @@ impl<B: ConvBackend> VNet<B> {
 }
 
 impl<B: ConvBackend + AutodiffBackend> VNet<B> {
-    /// Like [`VNet::new`], and the tensors record what is computed from them.
-    ///
-    /// # Errors
-    /// If the weights do not fit `config`.
-    pub fn tracked(config: VNetConfig, weights: &Weights, device: &B::Device) -> Result<Self, ModelError> {
-        let mut network = Self::new(config, weights, device)?;
-        for (_, values) in network.leaves.values_mut() {
-            *values = values.clone().require_grad();
-        }
-        Ok(network)
-    }
-
-    /// Like [`VNet::from_flat`], and the tensors record what is computed from them.
-    pub fn tracked_flat(config: VNetConfig, shapes: &[(String, Vec<usize>)], flat: &Tensor<B::InnerBackend, 1>) -> Self
-    where
-        B::InnerBackend: ConvBackend,
-    {
-        let plain = VNet::<B::InnerBackend>::from_flat(config, shapes, flat);
-        let tracked = |(shape, values)| (shape, Tensor::from_inner(values).require_grad());
-        Self { config, leaves: plain.leaves.into_iter().map(|(name, leaf)| (name, tracked(leaf))).collect() }
+    /// The same network, whose tensors record what is computed from them; nothing is copied.
+    pub fn tracked(plain: &VNet<B::InnerBackend>) -> Self {
+        let tracked = |(name, (shape, values)): (&String, &(Vec<usize>, Tensor<B::InnerBackend, 1>))| {
+            (name.clone(), (shape.clone(), Tensor::from_inner(values.clone()).require_grad()))
+        };
+        Self { config: plain.config, leaves: plain.leaves.iter().map(tracked).collect() }
     }
 
     /// The gradient of every tensor, one after another, on the device; zero where nothing depends on it.
@@ -167,16 +168,18 @@ impl<B: ConvBackend + AutodiffBackend> VNet<B> {
         Tensor::cat(self.leaves.values().map(|(_, leaf)| of_leaf(leaf)).collect(), 0)
     }
 
-    /// The gradient of every tensor, by the names of the weights; zero where nothing depends on it.
-    pub fn gradients(&self, gradients: &B::Gradients) -> Weights {
-        let tensors = self.leaves.iter().map(|(name, (shape, leaf))| {
-            let values = match leaf.grad(gradients) {
-                Some(gradient) => to_host(gradient.into_data()),
-                None => vec![0.0; shape.iter().product()],
-            };
-            (name.clone(), weights::Tensor { shape: shape.clone(), values })
-        });
-        Weights::new(tensors).expect("a gradient has its tensor's shape")
+    /// The gradient of every tensor, one after another, on the host; zero where nothing depends on it. Each leaves the
+    /// device as it is copied, so that there are never two of all.
+    pub fn gradient(&self, mut gradients: B::Gradients) -> Vec<f32> {
+        let count = self.leaves.values().map(|(shape, _)| shape.iter().product::<usize>()).sum();
+        let mut all = Vec::with_capacity(count);
+        for (shape, leaf) in self.leaves.values() {
+            match leaf.grad_remove(&mut gradients) {
+                Some(gradient) => all.extend(to_host(gradient.into_data())),
+                None => all.resize(all.len() + shape.iter().product::<usize>(), 0.0),
+            }
+        }
+        all
     }
 }
 

@@ -84,7 +84,7 @@ impl<B: TrainBackend> Resident<B> {
             let logits = network.forward(question.images, question.dropout.as_ref())?;
             targets.answer(losses::softmax(losses::by_voxel(logits)), question.confidence);
         }
-        let network = VNet::<B>::tracked_flat(self.config, &self.shapes, &self.student);
+        let network = VNet::<B>::tracked(&VNet::from_flat(self.config, &self.shapes, &self.student));
         let logits = network.forward(images, dropout.as_ref())?;
         let (found, slope) = losses::losses(losses::by_voxel(logits.clone().inner()), &targets, step.terms);
         // the derivative of this sum with respect to the logits is exactly the slope

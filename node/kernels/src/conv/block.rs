@@ -41,8 +41,10 @@ impl At<'_> {
             match (V::ROWS, self.panel.rows) {
                 (8, 8) => self.blocks::<V, 8, 3>(vectors, sums),
                 (8, 4) => self.blocks::<V, 4, 6>(vectors, sums),
-                (4, 4) => self.blocks::<V, 4, 3>(vectors, sums),
-                (8 | 4, _) => self.blocks::<V, 2, 6>(vectors, sums),
+                (8, _) => self.blocks::<V, 2, 6>(vectors, sums),
+                (6, 6) => self.blocks::<V, 6, 2>(vectors, sums),
+                (6, 4) => self.blocks::<V, 4, 2>(vectors, sums),
+                (6, _) => self.blocks::<V, 2, 4>(vectors, sums),
                 _ => self.blocks::<V, 2, 3>(vectors, sums),
             }
         }

@@ -285,8 +285,10 @@ impl Places<'_> {
                 match (V::ROWS, panel.rows) {
                     (8, 8) => self.over_vectors::<V, 8, 3>(plan, panel.first, sums),
                     (8, 4) => self.over_vectors::<V, 4, 6>(plan, panel.first, sums),
-                    (4, 4) => self.over_vectors::<V, 4, 3>(plan, panel.first, sums),
-                    (8 | 4, _) => self.over_vectors::<V, 2, 6>(plan, panel.first, sums),
+                    (8, _) => self.over_vectors::<V, 2, 6>(plan, panel.first, sums),
+                    (6, 6) => self.over_vectors::<V, 6, 2>(plan, panel.first, sums),
+                    (6, 4) => self.over_vectors::<V, 4, 2>(plan, panel.first, sums),
+                    (6, _) => self.over_vectors::<V, 2, 4>(plan, panel.first, sums),
                     _ => self.over_vectors::<V, 2, 3>(plan, panel.first, sums),
                 }
             }

@@ -16,19 +16,26 @@ pub(super) struct Weights<'a> {
 }
 
 /// Outputs that are computed together.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Panel {
     pub(super) first: usize,
-    /// 8, 4 or 2; those behind the last output are computed and left behind.
+    /// 8, 6, 4 or 2; those behind the last output are computed and left behind.
     pub(super) rows: usize,
 }
 
-/// `count` outputs in panels of at most `rows`.
+/// `count` outputs in panels of at most `rows`, 8 or 6. Sixes leave a remainder that fours make up, two of them if need be,
+/// because a block of two rows is slow.
 pub(super) fn panels(count: usize, rows: usize) -> Vec<Panel> {
     let mut panels = Vec::new();
     let mut first = 0;
     while first < count {
-        let rows = (count - first).next_power_of_two().clamp(2, rows);
+        let left = count - first;
+        let rows = match (rows, left.next_multiple_of(2) % 6) {
+            (6, 2) if left > 6 => 4,
+            (6, 4) => 4,
+            (6, _) if left > 2 => 6,
+            _ => left.next_power_of_two().clamp(2, rows.next_power_of_two()),
+        };
         panels.push(Panel { first, rows });
         first += rows;
     }
@@ -41,6 +48,7 @@ impl Weights<'_> {
     pub(super) fn pack(&self, phase: &Phase, (inputs, outputs): (usize, usize), panel: Panel, to: &mut [f32]) {
         match panel.rows {
             8 => self.pack_rows::<8>(phase, (inputs, outputs), panel.first, to),
+            6 => self.pack_rows::<6>(phase, (inputs, outputs), panel.first, to),
             4 => self.pack_rows::<4>(phase, (inputs, outputs), panel.first, to),
             _ => self.pack_rows::<2>(phase, (inputs, outputs), panel.first, to),
         }
@@ -71,5 +79,27 @@ impl Weights<'_> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panels_cover_all_outputs_and_hardly_more() {
+        for rows in [6, 8] {
+            for count in 1..200 {
+                let panels = panels(count, rows);
+                let end = panels.iter().fold(0, |end, panel| {
+                    assert_eq!(panel.first, end);
+                    assert!(panel.rows <= rows && [2, 4, 6, 8].contains(&panel.rows));
+                    end + panel.rows
+                });
+                assert!(end >= count && end < count + rows.min(4), "{count} in {panels:?}");
+            }
+        }
+        let rows = |count: usize| panels(count, 6).iter().map(|panel| panel.rows).collect::<Vec<_>>();
+        assert_eq!((rows(16), rows(8), rows(2)), (vec![4, 6, 6], vec![4, 4], vec![2]));
     }
 }

@@ -20,7 +20,7 @@ pub(super) struct Lanes(__m256);
 
 impl Vector for Lanes {
     const LANES: usize = 8;
-    const ROWS: usize = 4;
+    const ROWS: usize = 6;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {

@@ -64,6 +64,13 @@ fn a_convolution_of_each_kind() {
 }
 
 #[test]
+fn a_generalist_of_one_block() {
+    let document = measure(&["sam", "--blocks", "1", "--steps", "2", "--warm-up", "0"]).expect("measured");
+    check(&document, "sam", &["decode", "encode"], 2);
+    assert_eq!((document["side"].as_u64(), document["blocks"].as_u64()), (Some(128), Some(1)));
+}
+
+#[test]
 fn iterations_on_a_folder_of_scans() {
     let folder = tempfile::tempdir().expect("a folder");
     let data = folder.path().join("scans");

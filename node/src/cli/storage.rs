@@ -24,8 +24,8 @@ use crate::{
 /// Where prepared scans are kept.
 #[derive(Clone, Debug, Args)]
 pub struct StorageArgs {
-    /// Keep prepared scans in this folder, so that the next start need not prepare them; for your eyes alone, it holds
-    /// their voxels.
+    /// Keep prepared scans in this folder, so that the next start need not prepare them. It holds patients' voxels, and
+    /// only you can read them [default: for `train` the folder `cache` in --out, for `bench train` none].
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
     /// The most that the cache takes; scans that were not used for longest go first.

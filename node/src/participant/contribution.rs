@@ -213,7 +213,8 @@ fn usable(set: &ScanSet, position: usize, progress: &Progress) -> bool {
     found.is_ok()
 }
 
-/// How far long work is, in quarters, since the number of patients is nobody else's business.
+/// How far long work is, in quarters, since the number of patients is nobody else's business. Of a few, the number of
+/// quarters would tell how many: then only the end is told.
 struct Progress {
     what: String,
     done: AtomicUsize,
@@ -221,15 +222,18 @@ struct Progress {
 }
 
 impl Progress {
+    /// Quarters of fewer than this are not told.
+    const MANY: usize = 8;
+
     fn new(what: String, all: usize) -> Self {
         Self { what, done: AtomicUsize::new(0), all }
     }
 
     fn step(&self) {
-        let before = self.done.fetch_add(1, Ordering::Relaxed);
+        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
         let quarter = |count: usize| 4 * count / self.all.max(1);
-        if quarter(before + 1) > quarter(before) {
-            tracing::info!("{}: {} %", self.what, 25 * quarter(before + 1));
+        if quarter(done) > quarter(done - 1) && (self.all >= Self::MANY || done == self.all) {
+            tracing::info!("{}: {} %", self.what, 25 * quarter(done));
         }
     }
 }

@@ -5,28 +5,18 @@
 //! makes no difference to a single bit. A scan that changes while it is trained on is an error: a run is a function of its
 //! scans. Of a scan that the caller gives no label, no label is ever opened.
 
+mod disk;
 mod held;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::BTreeSet,
-    fs, io,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::SystemTime,
-};
+use std::{io, path::PathBuf, sync::Arc};
 
-use self::held::Held;
-use super::{
-    TrainError,
-    crops::PreparedScan,
-    prepare::{PREPARATION, prepare},
-};
+use self::disk::OnDisk;
+use super::{TrainError, crops::PreparedScan};
 use crate::data::{
-    cache::{Cache, Key, key::digest_of_file},
+    cache::Cache,
     folder::{FolderError, Scan},
-    nifti,
     resample::ResampleError,
 };
 
@@ -83,63 +73,44 @@ pub struct Storage {
 }
 
 /// Scans by position.
-pub struct ScanSet {
-    spacing_mm: [f64; 3],
-    scans: Vec<Place>,
-    cache: Option<Arc<Cache>>,
-    held: Mutex<Held>,
-}
+pub struct ScanSet(Source);
 
-/// Where a scan comes from.
-enum Place {
-    /// It is here, and stays.
-    Memory(Arc<PreparedScan>),
-    /// Its files.
-    Disk {
-        scan: Scan,
-        /// What was found when it was first fetched.
-        known: OnceLock<Known>,
-    },
-}
-
-/// What is remembered of a scan on disk.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Known {
-    key: Key,
-    /// The highest class of its label.
-    highest: Option<u8>,
+enum Source {
+    Memory(Vec<Arc<PreparedScan>>),
+    Disk(OnDisk),
 }
 
 impl ScanSet {
-    /// Scans that are in memory.
+    /// Scans that are in memory, and stay.
     pub fn in_memory(scans: impl IntoIterator<Item = PreparedScan>) -> Self {
-        let scans = scans.into_iter().map(|scan| Place::Memory(Arc::new(scan))).collect();
-        Self { spacing_mm: [0.0; 3], scans, cache: None, held: Mutex::new(Held::new(0)) }
+        Self(Source::Memory(scans.into_iter().map(Arc::new).collect()))
     }
 
     /// Scans on disk, at `spacing_mm`. Nothing is opened yet.
     pub fn on_disk(scans: impl IntoIterator<Item = Scan>, spacing_mm: [f64; 3], storage: Storage) -> Self {
-        let scans = scans.into_iter().map(|scan| Place::Disk { scan, known: OnceLock::new() }).collect();
-        Self { spacing_mm, scans, cache: storage.cache, held: Mutex::new(Held::new(storage.memory_bytes)) }
+        Self(Source::Disk(OnDisk::new(scans.into_iter().collect(), spacing_mm, storage)))
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.scans.len()
+        match &self.0 {
+            Source::Memory(scans) => scans.len(),
+            Source::Disk(scans) => scans.len(),
+        }
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.scans.is_empty()
+        self.len() == 0
     }
 
     /// The positions of those that have a label, or of those that have none.
     pub fn positions(&self, labelled: bool) -> Vec<usize> {
-        let has_label = |place: &Place| match place {
-            Place::Memory(scan) => scan.labels.is_some(),
-            Place::Disk { scan, .. } => scan.label.is_some(),
+        let has_label = |position: usize| match &self.0 {
+            Source::Memory(scans) => scans[position].labels.is_some(),
+            Source::Disk(scans) => scans.scan(position).label.is_some(),
         };
-        (0..self.len()).filter(|position| has_label(&self.scans[*position]) == labelled).collect()
+        (0..self.len()).filter(|position| has_label(*position) == labelled).collect()
     }
 
     /// The scan at `position`, prepared.
@@ -147,43 +118,21 @@ impl ScanSet {
     /// # Errors
     /// If it cannot be read or prepared, or is not what it was before.
     pub fn get(&self, position: usize) -> Result<Arc<PreparedScan>, ScanError> {
-        let (scan, known) = match &self.scans[position] {
-            Place::Memory(scan) => return Ok(scan.clone()),
-            Place::Disk { scan, known } => (scan, known),
-        };
-        let held = || self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = held().get(position);
-        if let Some(found) = found {
-            return Ok(found);
+        match &self.0 {
+            Source::Memory(scans) => Ok(scans[position].clone()),
+            Source::Disk(scans) => scans.get(position),
         }
-        let (key, prepared) = self.fetch(scan, known.get().map(|known| known.key))?;
-        let highest = prepared.labels.as_ref().and_then(|labels| labels.values.iter().copied().max());
-        let found = Known { key, highest };
-        if *known.get_or_init(|| found) != found {
-            return Err(ScanError::Changed { path: scan.image.clone() });
-        }
-        let prepared = Arc::new(prepared);
-        held().insert(position, &prepared);
-        Ok(prepared)
     }
 
-    /// Refuses a scan with a class that a student of `classes` classes does not have. Scans that were not fetched before are.
+    /// Refuses a scan with a class that a student of `classes` classes does not have. Those that were not fetched before
+    /// are.
     ///
     /// # Errors
     /// If a scan does not fit, or cannot be read.
     pub fn check(&self, classes: usize) -> Result<(), TrainError> {
-        (0..self.len()).try_for_each(|position| match &self.scans[position] {
-            Place::Memory(scan) => scan.check(classes),
-            Place::Disk { scan, known } => {
-                if known.get().is_none() {
-                    self.get(position)?;
-                }
-                let highest = known.get().and_then(|known| known.highest);
-                match highest.filter(|label| usize::from(*label) >= classes) {
-                    Some(label) => Err(unfit(scan, TrainError::Class { label, classes }).into()),
-                    None => Ok(()),
-                }
-            }
+        (0..self.len()).try_for_each(|position| match &self.0 {
+            Source::Memory(scans) => scans[position].check(classes),
+            Source::Disk(scans) => Ok(scans.check(position, classes)?),
         })
     }
 
@@ -192,76 +141,9 @@ impl ScanSet {
     /// # Errors
     /// If an entry cannot be removed.
     pub fn forget_others(&self) -> io::Result<()> {
-        let key = |place: &Place| match place {
-            Place::Memory(_) => None,
-            Place::Disk { known, .. } => known.get().map(|known| known.key),
-        };
-        let keys: BTreeSet<Key> = self.scans.iter().filter_map(key).collect();
-        self.cache.as_ref().map_or(Ok(()), |cache| cache.keep_only(&keys))
+        match &self.0 {
+            Source::Memory(_) => Ok(()),
+            Source::Disk(scans) => scans.forget_others(),
+        }
     }
-
-    /// A scan from the cache or its files, and its key. Where the key is known already, a cached scan's files are left alone.
-    fn fetch(&self, scan: &Scan, known: Option<Key>) -> Result<(Key, PreparedScan), ScanError> {
-        let cached = |key: &Key| {
-            let (image, labels) = self.cache.as_ref()?.get(key)?;
-            Some(PreparedScan { image, labels })
-        };
-        if let Some(key) = known
-            && let Some(found) = cached(&key)
-        {
-            return Ok((key, found));
-        }
-        let before = stamps(scan)?;
-        let key = self.key(scan)?;
-        let changed = || ScanError::Changed { path: scan.image.clone() };
-        if known.is_some_and(|known| known != key) {
-            return Err(changed());
-        }
-        if known.is_none()
-            && let Some(found) = cached(&key)
-        {
-            return Ok((key, found));
-        }
-        let prepared = self.make(scan)?;
-        if stamps(scan)? != before {
-            return Err(changed());
-        }
-        if let Some(cache) = &self.cache {
-            cache.put(&key, &prepared.image, prepared.labels.as_ref());
-        }
-        Ok((key, prepared))
-    }
-
-    /// The key of a scan's files as they are now.
-    fn key(&self, scan: &Scan) -> Result<Key, ScanError> {
-        let digest = |path: &Path| {
-            // Says what is wrong with a bad file, and does not wait at a pipe.
-            nifti::read_grid(path).map_err(FolderError::from)?;
-            digest_of_file(path).map_err(|source| ScanError::Digest { path: path.to_owned(), source })
-        };
-        let image = digest(&scan.image)?;
-        let label = scan.label.as_deref().map(digest).transpose()?;
-        Ok(Key::new(PREPARATION, self.spacing_mm, image, label))
-    }
-
-    fn make(&self, scan: &Scan) -> Result<PreparedScan, ScanError> {
-        let (image, labels) = scan.read()?;
-        let resample = |source| ScanError::Resample { path: scan.image.clone(), source };
-        let prepared = prepare(&image, labels.as_ref(), self.spacing_mm).map_err(resample)?;
-        prepared.check_grids().map_err(|error| unfit(scan, error))?;
-        Ok(prepared)
-    }
-}
-
-fn unfit(scan: &Scan, error: TrainError) -> ScanError {
-    ScanError::Unfit { path: scan.image.clone(), source: Box::new(error) }
-}
-
-/// What tells that a scan's files were written to: their lengths and times.
-fn stamps(scan: &Scan) -> Result<Vec<(u64, Option<SystemTime>)>, ScanError> {
-    let stamp = |path: &PathBuf| {
-        let meta = fs::metadata(path).map_err(|source| ScanError::Digest { path: path.clone(), source })?;
-        Ok((meta.len(), meta.modified().ok()))
-    };
-    [Some(&scan.image), scan.label.as_ref()].into_iter().flatten().map(stamp).collect()
 }

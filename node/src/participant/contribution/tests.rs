@@ -130,6 +130,10 @@ fn nothing_is_told_of_a_scan_that_cannot_be_used() {
         tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone());
     let contributor = site.contributor(true, 0);
     let patients = tracing::subscriber::with_default(subscriber.finish(), || {
+        site.contributor(true, 0).prepare(&site.plan.scans).expect("others are usable");
+        // Tests beside this one, which have no log, may have decided for all that these words are not wanted.
+        tracing::callsite::rebuild_interest_cache();
+        log.0.lock().expect("nobody panics").clear();
         contributor.prepare(&site.plan.scans).expect("others are usable")
     });
     let told = String::from_utf8(log.0.lock().expect("nobody panics").clone()).expect("text");

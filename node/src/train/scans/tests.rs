@@ -1,4 +1,4 @@
-use std::sync::atomic::AtomicBool;
+use std::{fs, sync::atomic::AtomicBool};
 
 use semisam_shared::ids::UnixMillis;
 use tempfile::TempDir;
@@ -7,12 +7,15 @@ use super::*;
 use crate::{
     data::{
         grid::Grid,
-        nifti::{write_image, write_labels},
+        nifti::{self, write_image, write_labels},
         volume::Volume,
     },
     device::Device,
     model::{VNetConfig, layout},
-    train::local::{LocalRun, Method, State, train},
+    train::{
+        local::{LocalRun, Method, State, train},
+        prepare::prepare,
+    },
 };
 
 const SPACING: [f64; 3] = [1.5; 3];
@@ -91,8 +94,8 @@ fn a_scan_that_is_kept_is_not_prepared_again_whatever_its_name() {
     let scan = place.scan("a", 1);
     let set = place.set(std::slice::from_ref(&scan), 0);
     let marked = PreparedScan { image: from_files(&place.scan("other", 9)).image, labels: None };
-    let key = set.key(&scan).expect("sound");
-    set.cache.as_ref().expect("one").put(&key, &marked.image, None);
+    let key = OnDisk::new(Vec::new(), SPACING, place.storage(0)).key(&scan).expect("sound");
+    place.storage(0).cache.expect("one").put(&key, &marked.image, None);
     assert!(*set.get(0).expect("kept") == marked, "taken from the cache");
     let renamed = Scan { image: place.path("renamed.nii.gz"), ..scan.clone() };
     fs::rename(&scan.image, &renamed.image).expect("renamed");

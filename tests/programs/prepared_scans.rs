@@ -48,7 +48,7 @@ fn the_student_does_not_depend_on_where_scans_are_kept_nor_on_who_else_keeps_the
 
     // Room for a few scans, none of it in memory, and two programs that take it from each other.
     let room: [Argument<'_>; 6] = [&"--cache", &cache, &"--cache-size", &"60GB", &"--memory", &"0B"];
-    let tight: [Argument<'_>; 6] = [&"--cache", &cache, &"--cache-size", &"0.02MB", &"--memory", &"0B"];
+    let tight: [Argument<'_>; 6] = [&"--cache", &cache, &"--cache-size", &"0.045MB", &"--memory", &"0B"];
     thread::scope(|scope| {
         for (name, more) in [("one", &room), ("two", &tight), ("three", &room)] {
             let (data, out, expected) = (&data, path(name), &expected);

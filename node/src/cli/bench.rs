@@ -10,12 +10,12 @@ use std::{
 
 use clap::{Args, Subcommand};
 
-use super::{Format, print, resolve, train::TrainCommandError};
+use super::{Format, print, resolve};
 use crate::{
-    data::folder::FolderError,
+    data::{cache::CacheError, folder::FolderError},
     device::{Device, DeviceChoice, DeviceError},
     model::{ModelError, sam::SamError},
-    train::TrainError,
+    train::{TrainError, scans::ScanError},
 };
 
 pub mod conv;
@@ -76,7 +76,10 @@ pub enum BenchError {
     Folder(#[from] FolderError),
     /// A scan.
     #[error(transparent)]
-    Scan(#[from] TrainCommandError),
+    Scan(#[from] ScanError),
+    /// The folder of prepared scans.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// The generalist.
     #[error(transparent)]
     Sam(#[from] SamError),

@@ -80,7 +80,9 @@ pub enum Failed {
     #[error("units take part by chance, and this figure is for full participation: ask for RDP or PLD")]
     Sampled,
     /// Out of reach.
-    #[error("no noise multiplier up to {LARGEST_MULTIPLIER} gives epsilon `{0}`: ask for a larger epsilon or fewer releases")]
+    #[error(
+        "no noise multiplier up to {LARGEST_MULTIPLIER} gives epsilon `{0}`: ask for a larger epsilon or fewer releases"
+    )]
     OutOfReach(f64),
 }
 
@@ -88,11 +90,11 @@ pub enum Failed {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Releases {
     /// The chance q with which a unit takes part in a release, independently of all others; 1 is full participation.
-    pub(self) sampling: f64,
+    sampling: f64,
     /// Standard deviation of the noise divided by the clip norm.
-    pub(self) noise_multiplier: f64,
+    noise_multiplier: f64,
     /// How many.
-    pub(self) count: u64,
+    count: u64,
 }
 
 impl Releases {

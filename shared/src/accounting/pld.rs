@@ -54,8 +54,7 @@ type Direction = Vec<(Pair, f64)>;
 fn directions(releases: &[Releases], adjacency: Adjacency) -> Vec<Direction> {
     let (full, sampled): (Vec<Releases>, Vec<Releases>) =
         releases.iter().filter(|some| some.count > 0).partition(|some| some.sampling >= 1.0);
-    let mut kinds: Vec<_> =
-        sampled.iter().map(|some| (Pair::directions(some, adjacency), some.count as f64)).collect();
+    let mut kinds: Vec<_> = sampled.iter().map(|some| (Pair::directions(some, adjacency), some.count as f64)).collect();
     // Gaussian losses add up to a Gaussian loss, which looks the same in both directions.
     let square: f64 = full.iter().map(|some| some.count as f64 / some.noise_multiplier.powi(2)).sum();
     if square > 0.0 {
@@ -85,7 +84,7 @@ fn epsilon_one_way(kinds: &Direction, delta: f64) -> f64 {
     }
     let composed = Loss::compose(kinds, tilt.lambda, tilt.bound * tilt.lambda, delta);
     // Both are proofs.
-    composed.epsilon(delta).unwrap_or(tilt.bound).min(tilt.bound)
+    composed.and_then(|sum| sum.epsilon(delta)).unwrap_or(tilt.bound).min(tilt.bound)
 }
 
 /// The smallest delta of everything in `releases` together at `epsilon`, from above.
@@ -106,7 +105,7 @@ fn delta_one_way(kinds: &Direction, epsilon: f64) -> f64 {
     let tilt = Tilt::for_epsilon(kinds, epsilon);
     let chernoff = tilt.bound;
     let composed = Loss::compose(kinds, tilt.lambda, 1.0, chernoff.clamp(1e-100, 1.0));
-    composed.delta(epsilon).min(chernoff).min(1.0)
+    composed.map_or(1.0, |sum| sum.delta(epsilon)).min(chernoff).min(1.0)
 }
 
 /// The composed loss and what it may be wrong by.
@@ -122,17 +121,22 @@ struct Loss {
 
 impl Loss {
     /// Composes `kinds` under the tilt `lambda`, on a grid that raises delta by [`RAISE`] times `weight` (relative), where
-    /// deltas of about `delta` are of interest.
-    fn compose(kinds: &Direction, lambda: f64, weight: f64, delta: f64) -> Self {
+    /// deltas of about `delta` are of interest; none if no loss is told from 0.
+    fn compose(kinds: &Direction, lambda: f64, weight: f64, delta: f64) -> Option<Self> {
         let count: f64 = kinds.iter().map(|(_, count)| count).sum();
-        let ranges: Vec<_> =
-            kinds.iter().map(|(pair, _)| pair.range(1e-17 / count, 1e-8 * delta / count)).collect();
-        let spans = kinds.iter().zip(&ranges).map(|((pair, _), (low, high))| pair.loss(*high) - pair.loss(*low));
-        let widest = spans.fold(0.0, f64::max);
+        let ranges: Vec<_> = kinds.iter().map(|(pair, _)| pair.range(1e-17 / count, 1e-8 * delta / count)).collect();
+        let ends = kinds.iter().zip(&ranges).map(|((pair, _), (low, high))| (pair.loss(*low), pair.loss(*high)));
+        let (widest, largest) = ends
+            .fold((0.0_f64, 0.0_f64), |most, (low, high)| (most.0.max(high - low), most.1.max(low.abs().max(high))));
         // Splitting raises E[exp(lambda l)] by lambda (lambda + 1) step² / 12 per release on average.
         let raising = |raise: f64| (12.0 * raise * weight / (count * lambda * (lambda + 1.0))).sqrt();
         let step = raising(RAISE.0).max(USUAL_STEP.min(raising(RAISE.1)));
-        let mut step = step.clamp(widest * 2.0 / LONGEST, widest / 256.0);
+        // Where all losses are the same to nine digits, a step is one of the ninth.
+        let finest = (widest * 2.0 / LONGEST).max(largest * 1e-9);
+        let mut step = step.min(widest / 4096.0).max(finest);
+        if step.is_nan() || step < f64::MIN_POSITIVE {
+            return None;
+        }
         loop {
             let exact = with_short_mantissa(step);
             let grids: Vec<(Grid, f64)> = kinds
@@ -145,11 +149,11 @@ impl Loss {
                 step *= 1.02 * window.points() / LONGEST;
                 continue;
             }
-            let largest = kinds.iter().zip(&ranges).map(|((pair, _), range)| grid::largest_exponent(pair, *range));
+            let exponents = kinds.iter().zip(&ranges).map(|((pair, _), range)| grid::largest_exponent(pair, *range));
             let infinite = grids.iter().map(|(grid, count)| grid.infinite * count).sum();
-            let late = count * LOSS_ERROR * f64::EPSILON * largest.fold(0.0, f64::max);
+            let late = count * LOSS_ERROR * f64::EPSILON * exponents.fold(0.0, f64::max);
             let composed = Composed::of(&grids, &window, lambda);
-            return Self { composed, late, light: count * MASS_ERROR, infinite };
+            return Some(Self { composed, late, light: count * MASS_ERROR, infinite });
         }
     }
 

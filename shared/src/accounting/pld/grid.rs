@@ -37,7 +37,8 @@ impl Grid {
         let cells = (last - first) as usize;
         let mut mass = vec![0.0; cells + 1];
         mass[1] += pair.below(low);
-        let widest = if pair.is_gaussian() { pair.sigma / 32.0 } else { (pair.sigma / 32.0).min(pair.sigma * pair.sigma / 8.0) };
+        let widest =
+            if pair.is_gaussian() { pair.sigma / 32.0 } else { (pair.sigma / 32.0).min(pair.sigma * pair.sigma / 8.0) };
         let whole_cell = -libm::expm1(-step);
         let mut start = low;
         for cell in 0..cells {

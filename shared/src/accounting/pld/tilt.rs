@@ -25,7 +25,8 @@ impl Tilt {
     /// The one that gives the smallest epsilon at `delta`.
     pub(super) fn for_delta(kinds: &Direction, delta: f64) -> Self {
         // Unimodal in ln lambda, since lambda epsilon(lambda) is convex.
-        let (lambda, bound) = smallest(largest(kinds), |lambda| rdp::convert(total(kinds, lambda) / lambda, lambda + 1.0, delta));
+        let (lambda, bound) =
+            smallest(largest(kinds), |lambda| rdp::convert(total(kinds, lambda) / lambda, lambda + 1.0, delta));
         Self { lambda, bound }
     }
 

@@ -75,7 +75,10 @@ fn every_kind_of_order_agrees_with_an_independent_integral() {
                 let (found, exact) = (cost(&releases, adjacency, order), by_simpson(q, sigma, adjacency, order));
                 // The plain integral has 1e-13 of 1, not of what it exceeds 1 by.
                 let slack = 1e-12 / (order - 1.0);
-                assert!((found - exact).abs() < 1e-9 * exact + slack, "{q} {sigma} {adjacency:?} {order}: {found} {exact}");
+                assert!(
+                    (found - exact).abs() < 1e-9 * exact + slack,
+                    "{q} {sigma} {adjacency:?} {order}: {found} {exact}"
+                );
             }
         }
     }

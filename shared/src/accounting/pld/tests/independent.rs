@@ -8,9 +8,12 @@ fn brute_force(pair: &Pair, step: f64, count: u32, epsilon: f64, up: bool) -> f6
     let (low, high) = pair.range(1e-14, 1e-14);
     let first = (pair.loss(low) / step).floor() as i64;
     let cells = ((pair.loss(high) / step).ceil() as i64 - first) as usize;
-    let edge = |cell: usize| if cell == 0 { low } else { pair.at_loss((first + cell as i64) as f64 * step).clamp(low, high) };
+    let edge =
+        |cell: usize| if cell == 0 { low } else { pair.at_loss((first + cell as i64) as f64 * step).clamp(low, high) };
     let one: Vec<f64> = (0..cells)
-        .map(|cell| (pair.above(edge(cell)) - pair.above(if cell + 1 == cells { high } else { edge(cell + 1) })).max(0.0))
+        .map(|cell| {
+            (pair.above(edge(cell)) - pair.above(if cell + 1 == cells { high } else { edge(cell + 1) })).max(0.0)
+        })
         .collect();
     let mut sum = one.clone();
     for _ in 1..count {
@@ -63,7 +66,10 @@ fn one_release_is_the_difference_of_two_tails() {
                 let exact = exact.fold(0.0, f64::max);
                 let found = delta(&[of(q, z, 1)], epsilon, adjacency).expect("in range");
                 if exact > 1e-80 {
-                    assert!(found >= exact * (1.0 - 1e-9) && found <= exact * (1.0 + 1e-4), "{q} {z} {epsilon}: {found} {exact}");
+                    assert!(
+                        found >= exact * (1.0 - 1e-9) && found <= exact * (1.0 + 1e-4),
+                        "{q} {z} {epsilon}: {found} {exact}"
+                    );
                 }
             }
         }

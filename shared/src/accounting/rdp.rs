@@ -27,7 +27,7 @@ pub fn orders() -> impl Iterator<Item = f64> {
 /// Neighbours: `adjacency`. Add/remove takes the worse of both directions. Whole orders of add/remove in closed form
 /// (Mironov, Talwar, Zhang 2019, arXiv 1908.10530), the others by quadrature of the dominating pair.
 pub fn cost(releases: &Releases, adjacency: Adjacency, order: f64) -> f64 {
-    let whole = order >= 2.0 && order <= 65_536.0 && order.fract() == 0.0;
+    let whole = (2.0..=65_536.0).contains(&order) && order.fract() == 0.0;
     let log_moment = if whole && releases.sampling < 1.0 && adjacency == Adjacency::AddRemove {
         moment::log_moment_of_whole_order(releases.sampling, releases.noise_multiplier, order as u32)
     } else {

@@ -120,7 +120,7 @@ impl Composed {
     }
 
     /// What lies above the highest point, then above the one before, and so on.
-    fn from_the_top(&self) -> impl Iterator<Item = (usize, Above)> {
+    fn downwards(&self) -> impl Iterator<Item = (usize, Above)> {
         let (shrink, shrink_q) = (libm::exp(-self.lambda * self.step), libm::exp(-(self.lambda + 1.0) * self.step));
         let cell = -libm::expm1(-self.step);
         let beyond = Above { excess: libm::exp(LEFT_OUT.0), of_q: 0.0 };
@@ -134,7 +134,7 @@ impl Composed {
 
     /// The smallest epsilon, not below 0, at which delta is at most `delta`; none if it lies above the window.
     pub(super) fn epsilon(&self, delta: f64) -> Option<f64> {
-        for (index, above) in self.from_the_top() {
+        for (index, above) in self.downwards() {
             let loss = self.loss(index);
             // delta(loss + e) = scale (excess - of_q (exp(e) - 1)) for e up to one step.
             let allowed = libm::exp(delta.ln() - self.log_scale(index));
@@ -160,7 +160,7 @@ impl Composed {
             return 1.0;
         }
         let last = self.mass.len() - 1;
-        let found = self.from_the_top().find(|(at, _)| *at as f64 <= index);
+        let found = self.downwards().find(|(at, _)| *at as f64 <= index);
         let Some((at, above)) = found else { return 1.0 };
         let further = if at == last { 0.0 } else { (epsilon - self.loss(at)).max(0.0) };
         let excess = (above.excess - above.of_q * libm::expm1(further)).max(0.0);

@@ -128,7 +128,8 @@ pub fn half_precision(weights: &Weights) -> Result<Vec<u8>, CheckpointError> {
         let bytes: Vec<u8> = halves.iter().flat_map(|value| value.to_le_bytes()).collect();
         tensors.push((name, tensor.shape.clone(), bytes));
     }
-    let views = tensors.iter().map(|(name, shape, bytes)| Ok((*name, TensorView::new(Dtype::F16, shape.clone(), bytes)?)));
+    let views =
+        tensors.iter().map(|(name, shape, bytes)| Ok((*name, TensorView::new(Dtype::F16, shape.clone(), bytes)?)));
     let views = views.collect::<Result<Vec<_>, SafeTensorError>>().map_err(|e| failed(e.to_string()))?;
     safetensors::serialize(views, None).map_err(|e| failed(e.to_string()))
 }

@@ -142,7 +142,15 @@ impl Raster {
         let start = (i * self.shape[1] + j) * self.shape[2];
         let (from, to) = (start + along.start, start + along.end);
         let at = [0, 1, 2].map(|axis| &self.places[axis][from..to]);
-        (from, Row { at, extent2: self.spacing.map(|extent| (extent * extent) as f32) })
+        let first = [i, j, along.start];
+        let row = Row {
+            at,
+            start: std::array::from_fn(|axis| self.origin[axis] + self.step[axis] * first[axis] as f64),
+            step: self.step[2],
+            warp: self.warp,
+            extent2: self.spacing.map(|extent| (extent * extent) as f32),
+        };
+        (from, row)
     }
 }
 
@@ -177,9 +185,8 @@ fn cut_out(crop: &Crop, scene: &Scene, whole: Point, random: &mut ChaCha8Rng) ->
     let (low, high) = (subtract(low, before), add(high, after));
     let size = subtract(high, low);
     // What a cut-out is larger than its parts and margins by is spread at random over both sides.
-    let middle = std::array::from_fn(|axis| {
-        0.5 * (low[axis] + high[axis]) + slack[axis] * (least[axis] - size[axis]).max(0.0)
-    });
+    let middle =
+        std::array::from_fn(|axis| 0.5 * (low[axis] + high[axis]) + slack[axis] * (least[axis] - size[axis]).max(0.0));
     let size: Point = std::array::from_fn(|axis| size[axis].max(least[axis]).clamp(1e-3, whole[axis]));
     (middle, size, cut)
 }

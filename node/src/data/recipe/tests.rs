@@ -85,7 +85,7 @@ to = { length_mm = 30 }
 tissue = "a"
 wall = { thickness_mm = 2, tissue = "b" }
 "#;
-    assert_eq!(digest(&with(more), 1, 2), "DIGEST");
+    assert_eq!(digest(&with(more), 1, 2), "6c6b1a0e7395fc67");
 }
 
 /// Size of the largest piece of a class, by 6-neighbours, as a share of the class.

@@ -356,6 +356,8 @@ chance = 2
     ] {
         assert!(found.contains(part), "{part}\n{found}");
     }
+    let tip = "[[part]]\nname = \"tip\"\nshape = \"box\"\nsize_mm = 1\ntissue = \"a\"\nplace = { end_of = \"ball\" }\n";
+    assert!(problems(&format!("{TINY}{tip}")).contains("\"ball\" has no start and no end"));
     assert!(problems("about = = 1").contains("line 1: this is not TOML"));
     assert!(problems("").contains("`part` is missing"));
 }

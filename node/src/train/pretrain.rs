@@ -1,5 +1,8 @@
-//! What a consortium prepares before the first round, from synthetic scans alone: a starting student, the clip norm, and
-//! the subspace to release in. Nobody's data is touched, so none of it costs privacy (spec/privacy.md, section 14).
+//! What a consortium prepares before the first round, from synthetic scans alone: a starting student ([`endless`] makes
+//! one from a stream that never repeats), the clip norm, and the subspace to release in. Nobody's data is touched, so none
+//! of it costs privacy (spec/privacy.md, section 14).
+
+pub mod endless;
 
 use std::sync::{
     Arc,
@@ -12,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     TrainError,
-    crops::PreparedScan,
+    crops::{Crop, PreparedScan},
     generator,
     losses::{Losses, Targets, TermWeights},
     patient::{LocalTraining, Patients, PreparedPatient, patient_deltas},
@@ -131,6 +134,24 @@ pub fn median(mut values: Vec<f64>) -> f64 {
 /// Steps that lie ready.
 const AHEAD: usize = 2;
 
+/// A step on labelled crops alone.
+fn labelled_step(crops: Vec<Crop>, patch: [usize; 3], learning_rate: f64) -> Step {
+    let (mut images, mut labels) = (Vec::new(), Vec::new());
+    for crop in crops {
+        images.extend(crop.image);
+        labels.push(crop.labels);
+    }
+    Step {
+        batch: Batch { images, samples: labels.len(), patch },
+        targets: Targets { labels, ..Targets::default() },
+        question: None,
+        terms: TermWeights::default(),
+        dropout: None,
+        learning_rate,
+        average: None,
+    }
+}
+
 struct Warmup<'a> {
     config: VNetConfig,
     settings: &'a Pretraining,
@@ -165,23 +186,13 @@ impl Work for Warmup<'_> {
 
 /// The step of a number, counted from 0: the scans in turn.
 fn step(settings: &Pretraining, scans: &[PreparedScan], number: u64) -> Step {
-    let (mut images, mut labels) = (Vec::new(), Vec::new());
-    for crop in 0..settings.batch {
+    let crop = |crop: u64| {
         let mut random = generator(settings.seed, "pretraining", &[number, crop]);
         let scan = &scans[((number * settings.batch + crop) % settings.scans) as usize];
-        let crop = scan.crop(settings.patch, settings.augment, &mut random);
-        images.extend(crop.image);
-        labels.push(crop.labels);
-    }
-    Step {
-        batch: Batch { images, samples: labels.len(), patch: settings.patch },
-        targets: Targets { labels, ..Targets::default() },
-        question: None,
-        terms: TermWeights::default(),
-        dropout: None,
-        learning_rate: settings.learning_rate * decay(number, settings.steps),
-        average: None,
-    }
+        scan.crop(settings.patch, settings.augment, &mut random)
+    };
+    let crops = (0..settings.batch).map(crop).collect();
+    labelled_step(crops, settings.patch, settings.learning_rate * decay(number, settings.steps))
 }
 
 #[cfg(test)]

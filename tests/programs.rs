@@ -8,6 +8,8 @@ mod data_commands; // what `node data` and `node metrics` print about good and b
 mod federation; // a real federation on disk, made with the commands of the guide
 #[path = "programs/mistakes.rs"]
 mod mistakes; // what people do wrong: each names the thing and the remedy, and loses nothing
+#[path = "programs/prepared_scans.rs"]
+mod prepared_scans; // the cache of prepared scans: shared, damaged, too small, and trainings that are stopped
 #[path = "programs/running.rs"]
 mod running; // programs as processes: arguments, exit codes, output, signals
 #[path = "programs/sam_commands.rs"]

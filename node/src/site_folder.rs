@@ -105,6 +105,11 @@ impl SiteFolder {
         self.0.join("models")
     }
 
+    /// Prepared scans; they are made again where they are missing.
+    pub fn cache(&self) -> PathBuf {
+        self.0.join("cache")
+    }
+
     /// The key that signs the ledger.
     pub fn signing_key_file(&self) -> PathBuf {
         self.0.join("signing.key")

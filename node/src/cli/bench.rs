@@ -10,12 +10,12 @@ use std::{
 
 use clap::{Args, Subcommand};
 
-use super::{Format, print, resolve, train::TrainCommandError};
+use super::{Format, print, resolve};
 use crate::{
-    data::folder::FolderError,
+    data::{cache::CacheError, folder::FolderError},
     device::{Device, DeviceChoice, DeviceError},
     model::ModelError,
-    train::TrainError,
+    train::{TrainError, scans::ScanError},
 };
 
 pub mod conv;
@@ -73,7 +73,10 @@ pub enum BenchError {
     Folder(#[from] FolderError),
     /// A scan.
     #[error(transparent)]
-    Scan(#[from] TrainCommandError),
+    Scan(#[from] ScanError),
+    /// The folder of prepared scans.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// A convolution that does not exist.
     #[error("a convolution has a kernel, a stride and channels of at least one, and a side of at least the kernel's")]
     Convolution,

@@ -2,17 +2,24 @@
 
 use std::sync::Arc;
 
-use semisam_shared::tls::TlsError;
+use semisam_shared::{clock, tls::TlsError};
 use serde_json::json;
 use tokio::runtime::Builder;
 
 use super::{Dir, Exit, Failure, Format, Rim, resolve, signals};
 use crate::{
     client::Client,
+    config::NodeConfig,
+    data::cache::{Cache, CacheError},
     participant::{Outcome, Participant, ParticipantError, contribution::Contributor},
     privacy::book::BookError,
     site_folder::SiteFolder,
+    train::scans::Storage,
 };
+
+/// How much memory prepared scans may take between the rounds; the others are read from the cache when their patient's
+/// turn comes.
+const MEMORY_BYTES: u64 = 2 << 30;
 
 /// Arguments of `run`.
 #[derive(Clone, Debug, clap::Args)]
@@ -41,7 +48,8 @@ impl Run {
         if !folder.is_enrolled() {
             return Err(Failure::refused(RunError::NotEnrolled));
         }
-        let contributor = Arc::new(Contributor::new(config.data.clone(), resolve(config.device)?));
+        let device = resolve(config.device)?;
+        let contributor = Arc::new(Contributor::new(config.data.clone(), device, storage(&folder, &config)?));
         let book = folder.book()?;
         let site =
             book.ledger().owner.as_ref().map(|owner| owner.site).ok_or(BookError::Empty { path: folder.ledger() })?;
@@ -57,6 +65,12 @@ impl Run {
         runtime.shutdown_background();
         report(ended, rim)
     }
+}
+
+fn storage(folder: &SiteFolder, config: &NodeConfig) -> Result<Storage, CacheError> {
+    let bytes = u64::from(config.cache_gib) << 30;
+    let open = || Cache::open(&folder.cache(), bytes, Box::new(clock::now)).map(Arc::new);
+    Ok(Storage { cache: (bytes > 0).then(open).transpose()?, memory_bytes: MEMORY_BYTES })
 }
 
 fn report(ended: Result<Outcome, ParticipantError>, rim: &mut Rim<'_>) -> Result<Exit, Failure> {

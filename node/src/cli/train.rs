@@ -8,19 +8,19 @@ use std::{
 };
 
 use clap::Args;
-use rayon::prelude::*;
 use serde_json::json;
 
 use super::{
     Format,
     evaluate::{EvaluateError, mean, score_scan},
     print, resolve,
+    storage::{StorageArgs, fetch_all},
     viewing::parse_patch,
 };
 use crate::{
     data::{
-        folder::{Cohort, FolderError, Scan},
-        resample::ResampleError,
+        cache::CacheError,
+        folder::{Cohort, FolderError},
     },
     device::{DeviceChoice, DeviceError},
     model::{
@@ -31,10 +31,9 @@ use crate::{
     student::Student,
     train::{
         TrainError,
-        crops::PreparedScan,
         infer::Windows,
         local::{LocalRun, Method, Report, State, StateError, train},
-        prepare::prepare,
+        scans::ScanError,
     },
 };
 
@@ -93,6 +92,9 @@ pub struct TrainArgs {
     /// Where to compute.
     #[arg(long, value_enum, default_value_t)]
     pub device: DeviceChoice,
+    /// Prepared scans; the cache is in `cache` below `--out` unless it is named.
+    #[command(flatten)]
+    pub storage: StorageArgs,
 }
 
 /// Why training fails.
@@ -104,15 +106,12 @@ pub enum TrainCommandError {
     /// The folder or a scan.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    /// The spacing.
-    #[error("`{scan}`: {source}")]
-    Resample {
-        /// The image.
-        scan: PathBuf,
-        /// Why.
-        #[source]
-        source: ResampleError,
-    },
+    /// A scan that cannot be trained on.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    /// The folder of prepared scans.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// The model to start from.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -171,37 +170,36 @@ pub fn run(
     fs::create_dir_all(&args.out).map_err(|source| TrainCommandError::Write { path: args.out.clone(), source })?;
     let (model_path, state_path) = (args.out.join("model.safetensors"), args.out.join("state.safetensors"));
     let state = saved(&state_path, &run)?.unwrap_or_else(|| State::new(&run, &start));
-    let scans: Vec<PreparedScan> = cohort
-        .scans()
-        .collect::<Vec<_>>()
-        .into_par_iter()
-        .map(|scan| load(scan, args.spacing))
-        .collect::<Result<_, _>>()?;
-    let (labelled, unlabelled): (Vec<_>, Vec<_>) = scans.into_iter().partition(|scan| scan.labels.is_some());
-    let mut trouble = None;
+    let storage = args.storage.open(Some(&args.out.join("cache")))?;
+    let Some(scans) = fetch_all(cohort.scans(), args.spacing, storage, cancel)? else {
+        return stopped(out, format, state.step);
+    };
+    let (mut trouble, mut waiting, mut told) = (None, Waiting::default(), Waiting::default());
     let mut each = |report: &Report<'_>| {
+        waiting = Waiting { seconds: report.seconds, waited: report.waited };
         if report.step.is_multiple_of(REPORT_EVERY) || report.step == run.steps {
-            trouble = trouble.take().or_else(|| tell(out, format, report).err().map(TrainCommandError::Print));
+            let waited = waiting.share_since(told);
+            told = waiting;
+            trouble = trouble.take().or_else(|| tell(out, format, report, waited).err().map(TrainCommandError::Print));
         }
         if report.step.is_multiple_of(SAVE_EVERY) {
             trouble = trouble.take().or_else(|| save(&state_path, &report.state()).err());
         }
     };
-    let state = train(device, &run, state, (&labelled, &unlabelled), cancel, &mut each)?;
+    let state = train(device, &run, state, &scans, cancel, &mut each)?;
     if let Some(error) = trouble {
         return Err(error);
     }
     save(&state_path, &state)?;
     if state.step < run.steps {
-        let words = format!("stopped after step {}: the same command goes on from there", state.step);
-        return Ok(print(out, format, &words, &json!({ "step": state.step, "stopped": true }))?);
+        return stopped(out, format, state.step);
     }
     let weights = state.student(&run);
     let bytes = weights.to_safetensors().map_err(|source| state_error(&model_path, source.into()))?;
     replace(&model_path, &bytes)?;
     let windows = Windows::half_overlapping(args.patch);
     let student = Student { weights, config, device, spacing_mm: [args.spacing; 3], windows };
-    finish(args, &student, &model_path, format, out)
+    finish(args, &student, &model_path, waiting.share_since(Waiting::default()), format, out)
 }
 
 fn start(args: &TrainArgs) -> Result<(semisam_shared::weights::Weights, VNetConfig), TrainCommandError> {
@@ -216,14 +214,24 @@ fn start(args: &TrainArgs) -> Result<(semisam_shared::weights::Weights, VNetConf
     Ok((layout::initial(&config, args.seed), config))
 }
 
-/// Reads a scan and brings it to `spacing`.
-///
-/// # Errors
-/// If it cannot be read, or the spacing is impossible for it.
-pub(super) fn load(scan: &Scan, spacing: f64) -> Result<PreparedScan, TrainCommandError> {
-    let (image, labels) = scan.read()?;
-    let prepared = prepare(&image, labels.as_ref(), [spacing; 3]);
-    prepared.map_err(|source| TrainCommandError::Resample { scan: scan.image.clone(), source })
+/// How long a run took so far, and how much of that steps were waited for.
+#[derive(Clone, Copy, Default)]
+struct Waiting {
+    seconds: f64,
+    waited: f64,
+}
+
+impl Waiting {
+    /// The share of waiting since an earlier moment; none where no time has passed.
+    fn share_since(self, before: Self) -> Option<f64> {
+        let seconds = self.seconds - before.seconds;
+        (seconds > 0.0).then(|| (self.waited - before.waited) / seconds)
+    }
+}
+
+fn stopped(out: &mut dyn Write, format: Format, step: u64) -> Result<(), TrainCommandError> {
+    let words = format!("stopped after step {step}: the same command goes on from there");
+    Ok(print(out, format, &words, &json!({ "step": step, "stopped": true }))?)
 }
 
 /// The state of an interrupted run of these settings.
@@ -260,22 +268,28 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), TrainCommandError> {
     write().map_err(|source| TrainCommandError::Write { path: path.to_path_buf(), source })
 }
 
-fn tell(out: &mut dyn Write, format: Format, report: &Report<'_>) -> io::Result<()> {
+/// `waited` is the share of the time since the last report.
+fn tell(out: &mut dyn Write, format: Format, report: &Report<'_>, waited: Option<f64>) -> io::Result<()> {
     let (step, losses, seconds) = (report.step, report.losses(), report.seconds);
     let loss = losses.total;
-    let words = format!("step {step:>6}  loss {loss:.4}  {seconds:.0} s");
+    let words = format!("step {step:>6}  loss {loss:.4}  {seconds:.0} s  waited {}", percent(waited));
     let value = json!({
-        "step": step, "loss": loss, "seconds": seconds,
+        "step": step, "loss": loss, "seconds": seconds, "waited": waited,
         "cross_entropy": losses.cross_entropy, "dice_loss": losses.dice, "teacher": losses.teacher,
     });
     print(out, format, &words, &value)
 }
 
-/// The last line: scores, and on which scans.
+fn percent(share: Option<f64>) -> String {
+    share.map_or("-".to_owned(), |share| format!("{:.1} %", 100.0 * share))
+}
+
+/// The last line: scores, and on which scans; `waited` is the share of the whole training.
 fn finish(
     args: &TrainArgs,
     student: &Student,
     model: &Path,
+    waited: Option<f64>,
     format: Format,
     out: &mut dyn Write,
 ) -> Result<(), TrainCommandError> {
@@ -289,5 +303,6 @@ fn finish(
     value.remove("case");
     value.insert("model".to_owned(), json!(model));
     value.insert("scored_on".to_owned(), json!(scored_on));
+    value.insert("waited".to_owned(), json!(waited));
     Ok(print(out, format, &words, &value)?)
 }

@@ -3,31 +3,34 @@
 //!
 //! Batches are drawn from two streams, labelled and unlabelled scans. A run is a function of its settings, its start and its
 //! scans: everything drawn in step t comes from generators named by (seed, t), so a saved [`State`] continues exactly
-//! where it stopped.
+//! where it stopped. Steps are made on a thread of their own ([`steps`], [`super::prefetch`]) while the one before is computed.
+
+mod steps;
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
 
-use rand::seq::SliceRandom;
 use semisam_shared::weights::{Tensor, Weights, WeightsError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use self::steps::Steps;
 use super::{
     TrainError,
-    crops::{Crop, PreparedScan, perturb},
-    generator,
-    losses::{Losses, Targets, TermWeights},
-    schedule::{decay, ramp},
-    step::Batch,
-    trainer::{Optimiser, Parameters, Question, Step, Trainer},
+    losses::Losses,
+    prefetch::ahead,
+    scans::ScanSet,
+    trainer::{Optimiser, Parameters, Trainer},
 };
 use crate::{
     device::{Device, Placement, TrainBackend, Work},
     model::{VNetConfig, layout},
 };
+
+/// Steps that lie ready. Enough to bridge the scans that are read from disk once in a while.
+const AHEAD: usize = 4;
 
 /// What unlabelled scans are used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -125,8 +128,10 @@ pub enum StateError {
 pub struct Report<'a> {
     /// Steps done.
     pub step: u64,
-    /// Since this start of the program.
+    /// Since the training was started or continued.
     pub seconds: f64,
+    /// How many of these seconds steps were waited for, because they were not ready.
+    pub waited: f64,
     losses: &'a dyn Fn() -> Losses,
     state: &'a dyn Fn() -> State,
 }
@@ -200,7 +205,7 @@ fn digest(run: &LocalRun) -> [u8; 32] {
     Sha256::digest(serde_json::to_vec(run).expect("settings are plain numbers and names")).into()
 }
 
-/// Trains from `state` to the end of the run, or until `cancel` is set, and gives the state reached.
+/// Trains on `scans` from `state` to the end of the run, or until `cancel` is set, and gives the state reached.
 ///
 /// `each` is called after every step.
 ///
@@ -210,26 +215,25 @@ pub fn train(
     device: Device,
     run: &LocalRun,
     state: State,
-    (labelled, unlabelled): (&[PreparedScan], &[PreparedScan]),
+    scans: &ScanSet,
     cancel: &AtomicBool,
     each: &mut dyn FnMut(&Report<'_>),
 ) -> Result<State, TrainError> {
-    if labelled.is_empty() {
+    if scans.positions(true).is_empty() {
         return Err(TrainError::NoScans("no scan has labels; training needs at least one labelled scan"));
     }
-    labelled.iter().chain(unlabelled).try_for_each(|scan| scan.check(run.config.classes))?;
+    scans.check(run.config.classes)?;
     if run.labelled == 0 {
         let must = "at least one, since labels are what anchors the student";
         return Err(TrainError::Setting { name: "labelled", value: "0".to_owned(), must });
     }
-    device.run(Training { run, state, labelled, unlabelled, cancel, each, placement: None })
+    device.run(Training { run, state, scans, cancel, each, placement: None })
 }
 
 struct Training<'a> {
     run: &'a LocalRun,
     state: State,
-    labelled: &'a [PreparedScan],
-    unlabelled: &'a [PreparedScan],
+    scans: &'a ScanSet,
     cancel: &'a AtomicBool,
     each: &'a mut dyn FnMut(&Report<'_>),
     /// Where the run lives, if not where its backend is best.
@@ -239,66 +243,26 @@ struct Training<'a> {
 impl Work for Training<'_> {
     type Output = Result<State, TrainError>;
 
-    fn run<B: TrainBackend>(mut self, device: &B::Device) -> Self::Output {
-        let (run, start) = (self.run, Instant::now());
+    fn run<B: TrainBackend>(self, device: &B::Device) -> Self::Output {
+        let Self { run, mut state, scans, cancel, each, placement } = self;
         let optimiser = Optimiser { momentum: run.momentum, weight_decay: run.weight_decay };
-        let parameters = self.state.parameters.clone();
-        let mut trainer = Trainer::<B>::new(self.placement, run.config, parameters, optimiser, device)?;
-        while self.state.step < run.steps && !self.cancel.load(Ordering::Relaxed) {
-            trainer.step(self.step())?;
-            self.state.step += 1;
-            let step = self.state.step;
-            let state = || State { step, parameters: trainer.parameters(), run: self.state.run };
-            let seconds = start.elapsed().as_secs_f64();
-            (self.each)(&Report { step, seconds, losses: &|| trainer.losses(), state: &state });
-        }
-        Ok(State { parameters: trainer.parameters(), ..self.state })
-    }
-}
-
-impl Training<'_> {
-    /// The next step: labelled crops first, then unlabelled ones, and the same with noise for the teacher.
-    fn step(&self) -> Step {
-        let (run, step) = (self.run, self.state.step);
-        let guided = run.method == Method::MeanTeacher;
-        let mut crops = self.crops("labelled", self.labelled, run.labelled);
-        if guided && !self.unlabelled.is_empty() {
-            let unlabelled = self.crops("unlabelled", self.unlabelled, run.unlabelled);
-            crops.extend(unlabelled.into_iter().map(|crop| Crop { labels: None, ..crop }));
-        }
-        let images = crops.iter().flat_map(|crop| crop.image.iter().copied()).collect();
-        let batch = Batch { images, samples: crops.len(), patch: run.patch };
-        let labels = crops.into_iter().map(|crop| crop.labels).collect();
-        let question = guided.then(|| {
-            let mut noisy = batch.clone();
-            perturb(&mut noisy.images, run.noise, &mut generator(run.seed, "teacher noise", &[step]));
-            let dropout = run.dropout.then(|| run.seed ^ (2 * step));
-            Question { batch: noisy, dropout, confidence: None, doubt: None }
-        });
-        let teacher = run.consistency_weight * ramp(step, run.steps);
-        Step {
-            batch,
-            targets: Targets { labels, ..Targets::default() },
-            question,
-            terms: TermWeights { teacher, ..TermWeights::default() },
-            dropout: run.dropout.then(|| run.seed ^ (2 * step + 1)),
-            learning_rate: run.learning_rate * decay(step, run.steps),
-            average: Some(step),
-        }
-    }
-
-    /// `count` crops of a stream of scans that is shuffled anew each time it has gone through.
-    fn crops(&self, stream: &str, scans: &[PreparedScan], count: usize) -> Vec<Crop> {
-        let run = self.run;
-        let crop = |at: u64| {
-            let (epoch, position) = (at / scans.len() as u64, at % scans.len() as u64);
-            let mut order: Vec<usize> = (0..scans.len()).collect();
-            order.shuffle(&mut generator(run.seed, stream, &[epoch]));
-            let mut random = generator(run.seed, stream, &[epoch, position, 0]);
-            scans[order[position as usize]].crop(run.patch, run.augment, &mut random)
-        };
-        let first = self.state.step * count as u64;
-        (first..first + count as u64).map(crop).collect()
+        let mut trainer = Trainer::<B>::new(placement, run.config, state.parameters.clone(), optimiser, device)?;
+        let steps = Steps::new(run, scans);
+        let start = Instant::now();
+        let step_ahead = (state.step..run.steps).map(|number| steps.step(number));
+        ahead(AHEAD, step_ahead, |steps| {
+            while !cancel.load(Ordering::Relaxed)
+                && let Some(step) = steps.next()
+            {
+                trainer.step(step?)?;
+                state.step += 1;
+                let reached = || State { step: state.step, parameters: trainer.parameters(), run: state.run };
+                let (seconds, waited) = (start.elapsed().as_secs_f64(), steps.waited().as_secs_f64());
+                let losses = || trainer.losses();
+                each(&Report { step: state.step, seconds, waited, losses: &losses, state: &reached });
+            }
+            Ok(State { parameters: trainer.parameters(), ..state })
+        })
     }
 }
 

@@ -1,5 +1,7 @@
 //! One patient as a virtual client: the unit of work of a federation (spec/privacy.md, section 3.1).
 
+use std::{iter, sync::Arc};
+
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use semisam_shared::weights::Weights;
@@ -11,6 +13,7 @@ use super::{
     generator,
     losses::{Targets, TermWeights},
     parallel,
+    prefetch::ahead,
     step::Batch,
     trainer::{Optimiser, Parameters, Question, Step, Trainer},
 };
@@ -110,7 +113,44 @@ impl LocalTraining {
 #[derive(Clone, Debug, PartialEq)]
 pub struct PreparedPatient {
     /// At least one.
-    pub scans: Vec<PreparedScan>,
+    pub scans: Vec<Arc<PreparedScan>>,
+}
+
+/// Patients whose scans are fetched when it is nearly their turn, so that few of them are in memory.
+#[derive(Clone, Copy)]
+pub struct Patients<'a> {
+    /// Names the draws of each.
+    pub seeds: &'a [u64],
+    /// Gives the patient at a position; called in their order, on a thread of its own, while others are trained on.
+    pub fetch: &'a (dyn Fn(usize) -> Result<PreparedPatient, TrainError> + Sync),
+}
+
+/// A patient and the seed of their draws, or why the patient cannot be had.
+type Fetched = Result<(PreparedPatient, u64), TrainError>;
+
+impl<'a> Patients<'a> {
+    /// The patients in their order; none after one that cannot be had or trained on.
+    fn fetched(self, classes: usize) -> impl Iterator<Item = Fetched> + Send + 'a {
+        let mut failed = false;
+        self.seeds.iter().enumerate().map_while(move |(position, seed)| {
+            if failed {
+                return None;
+            }
+            let patient = (self.fetch)(position).and_then(|patient| patient.checked(classes));
+            failed = patient.is_err();
+            Some(patient.map(|patient| (patient, *seed)))
+        })
+    }
+}
+
+impl PreparedPatient {
+    fn checked(self, classes: usize) -> Result<Self, TrainError> {
+        if self.scans.is_empty() {
+            return Err(TrainError::NoScans("a patient has no scan; leave patients without scans out"));
+        }
+        self.scans.iter().try_for_each(|scan| scan.check(classes))?;
+        Ok(self)
+    }
 }
 
 /// What `patient` changes about the released model `start`: a flat vector in the order of its weights.
@@ -136,73 +176,77 @@ pub fn patient_delta(
     settings: &LocalTraining,
     seed: u64,
 ) -> Result<Vec<f32>, TrainError> {
-    let mut deltas = patient_deltas(device, config, start, &[(patient, seed)], settings, || {})?;
+    let patients = Patients { seeds: &[seed], fetch: &|_| Ok(patient.clone()) };
+    let mut deltas = patient_deltas(device, config, start, patients, settings, |delta| delta)?;
     Ok(deltas.pop().expect("there is a delta for each patient"))
 }
 
-/// [`patient_delta`] for each patient with its seed; on the CPU, several patients at once.
+/// [`patient_delta`] for each patient, in their order; on the CPU, several patients at once, and the next one is fetched
+/// meanwhile.
 ///
-/// `done` is called after each patient.
+/// `finish` makes of each delta what is kept of it, as soon as it is there.
 ///
 /// # Errors
 /// The first error of any patient.
-pub fn patient_deltas(
+pub fn patient_deltas<R: Send>(
     device: Device,
     config: VNetConfig,
     start: &Weights,
-    patients: &[(&PreparedPatient, u64)],
+    patients: Patients<'_>,
     settings: &LocalTraining,
-    done: impl Fn() + Sync,
-) -> Result<Vec<Vec<f32>>, TrainError> {
+    finish: impl Fn(Vec<f32>) -> R + Sync,
+) -> Result<Vec<R>, TrainError> {
     settings.check()?;
     config.check()?;
     layout::blank(&config).same_architecture(start).map_err(ModelError::from)?;
-    for (patient, _) in patients {
-        if patient.scans.is_empty() {
-            return Err(TrainError::NoScans("a patient has no scan; leave patients without scans out"));
+    let count = patients.seeds.len();
+    let recipe = &Recipe { config, start, settings, finish: &finish, placement: None };
+    ahead(1, patients.fetched(config.classes), |patients| {
+        if !device.parallel() {
+            return device.run(Round { recipe, patients });
         }
-        patient.scans.iter().try_for_each(|scan| scan.check(config.classes))?;
-    }
-    let round = Round { config, start, patients, settings, done: &done, placement: None };
-    if device.parallel() {
-        let of_one = |_, patient| device.run(Round { patients: &[patient], ..round });
-        let deltas: Result<Vec<_>, TrainError> = parallel::map(patients.to_vec(), of_one).into_iter().collect();
-        return Ok(deltas?.into_iter().flatten().collect());
-    }
-    device.run(round)
+        let of_one = |_, patient| device.run(Round { recipe, patients: &mut iter::once(patient) });
+        let finished: Result<Vec<_>, TrainError> = parallel::map_next(count, patients, of_one).into_iter().collect();
+        Ok(finished?.into_iter().flatten().collect())
+    })
 }
 
-/// Patients one after another, all from the same start, which is brought to the device once.
-#[derive(Clone, Copy)]
-struct Round<'a> {
+/// How each patient of a round is trained on.
+struct Recipe<'a, R> {
     config: VNetConfig,
     start: &'a Weights,
-    patients: &'a [(&'a PreparedPatient, u64)],
     settings: &'a LocalTraining,
-    done: &'a (dyn Fn() + Sync),
+    finish: &'a (dyn Fn(Vec<f32>) -> R + Sync),
     /// Where the runs live, if not where their backend is best.
     placement: Option<Placement>,
 }
 
-impl Work for Round<'_> {
-    type Output = Result<Vec<Vec<f32>>, TrainError>;
+/// Patients one after another, all from the same start, which is brought to the device once.
+struct Round<'a, R> {
+    recipe: &'a Recipe<'a, R>,
+    patients: &'a mut dyn Iterator<Item = Fetched>,
+}
+
+impl<R> Work for Round<'_, R> {
+    type Output = Result<Vec<R>, TrainError>;
 
     fn run<B: TrainBackend>(self, device: &B::Device) -> Self::Output {
-        let Self { config, start, settings, .. } = self;
+        let Recipe { config, start, settings, finish, placement } = self.recipe;
         let optimiser = Optimiser { momentum: settings.momentum, weight_decay: settings.weight_decay };
         let parameters = Parameters::at(start);
         let released = parameters.student.clone();
-        let fresh = Trainer::<B>::new(self.placement, config, parameters, optimiser, device)?;
-        let of_patient = |&(patient, seed): &(&PreparedPatient, u64)| {
+        let fresh = Trainer::<B>::new(*placement, *config, parameters, optimiser, device)?;
+        let of_patient = |fetched: Fetched| {
+            let (patient, seed) = fetched?;
             let mut trainer = fresh.clone();
-            let client = Client { patient, settings };
+            let client = Client { patient: &patient, settings };
             for step in 0..u64::from(settings.local_steps) {
                 trainer.step(client.step(&mut generator(seed, "patient", &[step])))?;
             }
-            (self.done)();
-            Ok(trainer.student().iter().zip(&released).map(|(student, released)| student - released).collect())
+            let delta = trainer.student().into_iter().zip(&released).map(|(student, released)| student - released);
+            Ok(finish(delta.collect()))
         };
-        self.patients.iter().map(of_patient).collect()
+        self.patients.map(of_patient).collect()
     }
 }
 

@@ -1,7 +1,10 @@
 //! What a consortium prepares before the first round, from synthetic scans alone: a starting student, the clip norm, and
 //! the subspace to release in. Nobody's data is touched, so none of it costs privacy (spec/privacy.md, section 14).
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use rayon::prelude::*;
 use semisam_shared::weights::Weights;
@@ -12,7 +15,8 @@ use super::{
     crops::PreparedScan,
     generator,
     losses::{Losses, Targets, TermWeights},
-    patient::{LocalTraining, PreparedPatient, patient_deltas},
+    patient::{LocalTraining, Patients, PreparedPatient, patient_deltas},
+    prefetch::ahead,
     schedule::decay,
     step::Batch,
     subspace::{SubspaceError, principal_directions},
@@ -92,10 +96,11 @@ pub fn synthetic_deltas(
 ) -> Result<Vec<Vec<f32>>, TrainError> {
     let patients: Vec<PreparedPatient> = (first..first + count)
         .into_par_iter()
-        .map(|number| PreparedPatient { scans: vec![synthesise(number)] })
+        .map(|number| PreparedPatient { scans: vec![Arc::new(synthesise(number))] })
         .collect();
-    let seeded: Vec<_> = patients.iter().zip(first..).collect();
-    patient_deltas(device, config, start, &seeded, settings, || {})
+    let seeds: Vec<u64> = (first..first + count).collect();
+    let patients = Patients { seeds: &seeds, fetch: &|position| Ok(patients[position].clone()) };
+    patient_deltas(device, config, start, patients, settings, |delta| delta)
 }
 
 /// Directions and clip norm for a plan: the `directions` strongest directions of synthetic `deltas`, and half the median
@@ -123,6 +128,9 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
+/// Steps that lie ready.
+const AHEAD: usize = 2;
+
 struct Warmup<'a> {
     config: VNetConfig,
     settings: &'a Pretraining,
@@ -139,30 +147,40 @@ impl Work for Warmup<'_> {
         let Self { config, settings, start, scans, cancel, each } = self;
         let optimiser = Optimiser { momentum: 0.9, weight_decay: 1e-4 };
         let mut trainer = Trainer::<B>::new(None, config, Parameters::at(&start), optimiser, device)?;
-        for step in 0..settings.steps {
-            if cancel.load(Ordering::Relaxed) {
-                break;
+        let steps = (0..settings.steps).map(|number| step(settings, &scans, number));
+        ahead(AHEAD, steps, |steps| {
+            let mut done = 0;
+            while !cancel.load(Ordering::Relaxed)
+                && let Some(step) = steps.next()
+            {
+                trainer.step(step)?;
+                done += 1;
+                each(done, &|| trainer.losses());
             }
-            let (mut images, mut labels) = (Vec::new(), Vec::new());
-            for crop in 0..settings.batch {
-                let mut random = generator(settings.seed, "pretraining", &[step, crop]);
-                let scan = &scans[((step * settings.batch + crop) % settings.scans) as usize];
-                let crop = scan.crop(settings.patch, settings.augment, &mut random);
-                images.extend(crop.image);
-                labels.push(crop.labels);
-            }
-            trainer.step(Step {
-                batch: Batch { images, samples: labels.len(), patch: settings.patch },
-                targets: Targets { labels, ..Targets::default() },
-                question: None,
-                terms: TermWeights::default(),
-                dropout: None,
-                learning_rate: settings.learning_rate * decay(step, settings.steps),
-                average: None,
-            })?;
-            each(step + 1, &|| trainer.losses());
-        }
+            Ok::<_, TrainError>(())
+        })?;
         Ok(start.with_flat(&trainer.student()).expect("the student has the start's architecture"))
+    }
+}
+
+/// The step of a number, counted from 0: the scans in turn.
+fn step(settings: &Pretraining, scans: &[PreparedScan], number: u64) -> Step {
+    let (mut images, mut labels) = (Vec::new(), Vec::new());
+    for crop in 0..settings.batch {
+        let mut random = generator(settings.seed, "pretraining", &[number, crop]);
+        let scan = &scans[((number * settings.batch + crop) % settings.scans) as usize];
+        let crop = scan.crop(settings.patch, settings.augment, &mut random);
+        images.extend(crop.image);
+        labels.push(crop.labels);
+    }
+    Step {
+        batch: Batch { images, samples: labels.len(), patch: settings.patch },
+        targets: Targets { labels, ..Targets::default() },
+        question: None,
+        terms: TermWeights::default(),
+        dropout: None,
+        learning_rate: settings.learning_rate * decay(number, settings.steps),
+        average: None,
     }
 }
 

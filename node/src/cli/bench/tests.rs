@@ -81,6 +81,7 @@ fn iterations_on_a_folder_of_scans() {
     let document = measure(&line).expect("measured");
     check(&document, "train", &["iteration"], 3);
     assert!(document["iterations_per_second"].as_f64() > Some(0.0), "{document}");
+    assert!(document["waited"].as_f64().is_some_and(|share| (0.0..1.0).contains(&share)), "{document}");
     assert!(document["load_seconds"].as_f64() > Some(0.0) && document["scans"].as_u64() >= Some(3), "{document}");
 }
 

@@ -3,20 +3,19 @@
 use std::{collections::BTreeMap, num::NonZeroUsize, path::PathBuf, sync::atomic::AtomicBool, time::Instant};
 
 use clap::Args;
-use rayon::prelude::*;
 
 use super::{
-    super::{train::load, viewing::parse_patch},
+    super::{
+        storage::{StorageArgs, fetch_all},
+        viewing::parse_patch,
+    },
     BenchError, Setting,
     measure::{Memory, Report, Times, milliseconds},
 };
 use crate::{
     data::folder::Cohort,
     model::{VNetConfig, layout},
-    train::{
-        crops::PreparedScan,
-        local::{LocalRun, Method, Report as Word, State, train},
-    },
+    train::local::{LocalRun, Method, Report as Word, State, train},
 };
 
 /// `semisam-node bench train`.
@@ -43,6 +42,9 @@ pub struct TrainBenchArgs {
     /// Names the first weights and everything drawn.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Prepared scans; there is a cache only where a folder is named.
+    #[command(flatten)]
+    pub storage: StorageArgs,
     /// Threads, warm-up, device.
     #[command(flatten)]
     pub setting: Setting,
@@ -58,28 +60,33 @@ pub fn run(args: &TrainBenchArgs) -> Result<Report, BenchError> {
     config.check()?;
     let cohort = Cohort::open(&args.data)?;
     cohort.require_labelled()?;
-    let loading = Instant::now();
-    let scans = cohort.scans().collect::<Vec<_>>().into_par_iter().map(|scan| load(scan, args.spacing));
-    let scans = scans.collect::<Result<Vec<PreparedScan>, _>>()?;
+    let (loading, never) = (Instant::now(), AtomicBool::new(false));
+    let storage = args.storage.open(None)?;
+    let scans = fetch_all(cohort.scans(), args.spacing, storage, &never)?.expect("nobody cancels");
     let load_seconds = milliseconds(loading) / 1e3;
-    let (labelled, unlabelled): (Vec<_>, Vec<_>) = scans.into_iter().partition(|scan| scan.labels.is_some());
 
     let steps = args.setting.warm_up + args.steps.get();
     let run = LocalRun::new(config, args.method, args.patch, steps as u64, args.seed);
     let state = State::new(&run, &layout::initial(&config, args.seed));
     let memory = Memory::before();
     let (mut start, mut ms, mut loss) = (Instant::now(), Vec::with_capacity(steps), 0.0);
+    let (mut waited, mut waited_before) = (0.0, 0.0);
     let mut each = |word: &Word<'_>| {
         ms.push(milliseconds(start));
         start = Instant::now();
         loss = word.losses().total;
+        waited = word.waited;
+        if word.step == args.setting.warm_up as u64 {
+            waited_before = waited;
+        }
     };
-    train(device, &run, state, (&labelled, &unlabelled), &AtomicBool::new(false), &mut each)?;
+    train(device, &run, state, &scans, &never, &mut each)?;
     let memory = memory.peaked();
 
     let times = Times::new(ms.split_off(args.setting.warm_up));
-    let per_second = times.ms.len() as f64 / (times.ms.iter().sum::<f64>() / 1e3);
+    let seconds = times.ms.iter().sum::<f64>() / 1e3;
+    let (per_second, share) = (times.ms.len() as f64 / seconds, (waited - waited_before) / seconds);
     let report = Report::new("train", device, memory, BTreeMap::from([("iteration", times)]));
-    let report = report.with("iterations_per_second", per_second).with("load_seconds", load_seconds);
-    Ok(report.with("scans", labelled.len() + unlabelled.len()).with("loss", loss))
+    let report = report.with("iterations_per_second", per_second).with("waited", share);
+    Ok(report.with("load_seconds", load_seconds).with("scans", scans.len()).with("loss", loss))
 }

@@ -1,7 +1,10 @@
 use burn::backend::{Autodiff, Flex};
 
 use super::*;
-use crate::data::volume::Volume;
+use crate::{
+    data::{grid::Grid, volume::Volume},
+    train::{crops::PreparedScan, generator, trainer::Step},
+};
 
 /// A bright ball of which the noise leaves little doubt.
 fn scan(seed: u64) -> PreparedScan {
@@ -30,20 +33,21 @@ fn start(run: &LocalRun) -> State {
     State::new(run, &layout::initial(&run.config, 1))
 }
 
-fn scans() -> (Vec<PreparedScan>, Vec<PreparedScan>) {
-    ((0..2).map(scan).collect(), (2..5).map(|seed| PreparedScan { labels: None, ..scan(seed) }).collect())
+/// Two with labels, three without.
+fn scans() -> ScanSet {
+    let unlabelled = (2..5).map(|seed| PreparedScan { labels: None, ..scan(seed) });
+    ScanSet::in_memory((0..2).map(scan).chain(unlabelled))
 }
 
 #[test]
 fn a_student_learns_a_ball() {
-    let (labelled, unlabelled) = scans();
+    let scans = scans();
     for method in [Method::Supervised, Method::MeanTeacher] {
         let run = LocalRun { dropout: false, ..run(method, 60) };
         let mut losses = Vec::new();
-        let state =
-            train(Device::Cpu, &run, start(&run), (&labelled, &unlabelled), &AtomicBool::new(false), &mut |r| {
-                losses.push(r.losses().cross_entropy + r.losses().dice);
-            });
+        let state = train(Device::Cpu, &run, start(&run), &scans, &AtomicBool::new(false), &mut |r| {
+            losses.push(r.losses().cross_entropy + r.losses().dice);
+        });
         assert_eq!(state.expect("they fit").step, 60);
         assert!(losses[59] < 0.3 * losses[0], "{method:?}: {} to {}", losses[0], losses[59]);
     }
@@ -51,19 +55,17 @@ fn a_student_learns_a_ball() {
 
 #[test]
 fn an_interrupted_run_ends_in_the_same_bits() {
-    let (labelled, unlabelled) = scans();
+    let scans = scans();
     let run = run(Method::MeanTeacher, 6);
-    let whole = train(Device::Cpu, &run, start(&run), (&labelled, &unlabelled), &AtomicBool::new(false), &mut |_| {})
-        .expect("they fit");
+    let whole = train(Device::Cpu, &run, start(&run), &scans, &AtomicBool::new(false), &mut |_| {}).expect("they fit");
     let cancel = AtomicBool::new(false);
-    let half = train(Device::Cpu, &run, start(&run), (&labelled, &unlabelled), &cancel, &mut |report| {
+    let half = train(Device::Cpu, &run, start(&run), &scans, &cancel, &mut |report| {
         cancel.store(report.step == 3, Ordering::Relaxed);
     })
     .expect("they fit");
     assert_eq!(half.step, 3);
     let saved = State::from_bytes(&half.to_bytes().expect("bytes"), &run).expect("its own settings");
-    let rest = train(Device::Cpu, &run, saved, (&labelled, &unlabelled), &AtomicBool::new(false), &mut |_| {})
-        .expect("they fit");
+    let rest = train(Device::Cpu, &run, saved, &scans, &AtomicBool::new(false), &mut |_| {}).expect("they fit");
     assert!(rest == whole);
     let other = LocalRun { seed: 4, ..run };
     assert!(matches!(State::from_bytes(&half.to_bytes().expect("bytes"), &other), Err(StateError::Settings)));
@@ -73,24 +75,30 @@ fn an_interrupted_run_ends_in_the_same_bits() {
 #[test]
 fn what_cannot_be_trained_on_is_named() {
     let run = run(Method::Supervised, 1);
-    let error = train(Device::Cpu, &run, start(&run), (&[], &[scan(1)]), &AtomicBool::new(false), &mut |_| {})
-        .err()
-        .expect("no labels");
+    let error = train(
+        Device::Cpu,
+        &run,
+        start(&run),
+        &ScanSet::in_memory([PreparedScan { labels: None, ..scan(1) }]),
+        &AtomicBool::new(false),
+        &mut |_| {},
+    )
+    .err()
+    .expect("no labels");
     assert!(error.to_string().contains("no scan has labels"), "{error}");
 }
 
 /// The whole loop with weights, optimiser and losses on the device.
 #[test]
 fn a_resident_run_trains_as_the_hosts_does_and_can_be_interrupted() {
-    let (labelled, unlabelled) = scans();
+    let scans = scans();
     let run = run(Method::MeanTeacher, 10);
     let go = |placement, state: State, stop: u64| {
         let (cancel, mut losses) = (AtomicBool::new(false), Vec::new());
         let state = Training {
             run: &run,
             state,
-            labelled: &labelled,
-            unlabelled: &unlabelled,
+            scans: &scans,
             cancel: &cancel,
             each: &mut |report| {
                 losses.push(report.losses().total);
@@ -112,4 +120,67 @@ fn a_resident_run_trains_as_the_hosts_does_and_can_be_interrupted() {
     let (half, _) = go(Placement::Resident, start(&run), 4);
     let saved = State::from_bytes(&half.to_bytes().expect("bytes"), &run).expect("its own settings");
     assert!(go(Placement::Resident, saved, 10).0 == resident);
+}
+
+/// Voxels that tell where they come from, and labels in few places.
+fn numbered(shape: [usize; 3], labelled: bool) -> PreparedScan {
+    let count = shape.iter().product::<usize>();
+    let Grid { shape, affine } = Grid::centred(shape, [1.0; 3]);
+    let labels = Volume { shape, affine, values: (0..count).map(|at| u8::from(at % 1009 == 3)).collect() };
+    let values = (0..count).map(|at| (at % 251) as f32).collect();
+    PreparedScan { image: Volume { shape, affine, values }, labels: labelled.then_some(labels) }
+}
+
+/// What student and teacher see, and the labels.
+fn digest_of_steps(steps: impl Iterator<Item = Step>) -> String {
+    let mut hash = Sha256::new();
+    for step in steps {
+        let question = step.question.expect("a teacher");
+        step.batch.images.iter().chain(&question.batch.images).for_each(|value| hash.update(value.to_le_bytes()));
+        for labels in &step.targets.labels {
+            hash.update([u8::from(labels.is_some())]);
+            hash.update(labels.as_deref().unwrap_or_default());
+        }
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The digest was computed by the program that made each step when the training asked for it.
+#[test]
+fn steps_made_ahead_are_those_that_were_made_in_between() {
+    let labelled = [[20, 18, 17], [12, 24, 16], [19, 19, 33]].map(|shape| numbered(shape, true));
+    let unlabelled = [[22, 17, 16], [16, 30, 21]].map(|shape| numbered(shape, false));
+    let scans = ScanSet::in_memory(labelled.into_iter().chain(unlabelled));
+    let run = LocalRun { noise: 0.0, dropout: false, labelled: 2, ..run(Method::MeanTeacher, 12) };
+    let steps = Steps::new(&run, &scans);
+    let step = |number| steps.step(number).expect("all are in memory");
+    let expected = "2e3ca75bca16c94c50152bff8b1a0163fb7d931533fbe9e0c8bb8a58b2c6ee11";
+    assert_eq!(digest_of_steps((0..12).map(step)), expected);
+    for most in [0, 1, 20] {
+        assert_eq!(ahead(most, (0..12).map(step), |steps| digest_of_steps(steps)), expected);
+    }
+}
+
+#[test]
+fn a_run_on_steps_made_ahead_ends_in_the_bits_of_one_without() {
+    let (run, scans) = (LocalRun { augment: true, ..run(Method::MeanTeacher, 5) }, scans());
+    let found = train(Device::Cpu, &run, start(&run), &scans, &AtomicBool::new(false), &mut |_| {}).expect("they fit");
+    let optimiser = Optimiser { momentum: run.momentum, weight_decay: run.weight_decay };
+    let parameters = start(&run).parameters;
+    let trainer = Trainer::<Autodiff<Flex>>::new(None, run.config, parameters, optimiser, &Default::default());
+    let (mut trainer, steps) = (trainer.expect("they fit"), Steps::new(&run, &scans));
+    for number in 0..5 {
+        trainer.step(steps.step(number).expect("in memory")).expect("they fit");
+    }
+    assert!(found.parameters == trainer.parameters());
+}
+
+#[test]
+fn waiting_is_a_part_of_the_time() {
+    let (run, scans, mut last) = (run(Method::MeanTeacher, 3), scans(), 0.0);
+    train(Device::Cpu, &run, start(&run), &scans, &AtomicBool::new(false), &mut |report| {
+        assert!(report.waited > last && report.waited < report.seconds, "{} of {}", report.waited, report.seconds);
+        last = report.waited;
+    })
+    .expect("they fit");
 }

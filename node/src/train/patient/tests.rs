@@ -33,7 +33,7 @@ fn scan(seed: u64, labelled: bool) -> PreparedScan {
 
 fn cohort() -> Vec<PreparedPatient> {
     let patient = |scans: &[(u64, bool)]| PreparedPatient {
-        scans: scans.iter().map(|(seed, labelled)| scan(*seed, *labelled)).collect(),
+        scans: scans.iter().map(|(seed, labelled)| Arc::new(scan(*seed, *labelled))).collect(),
     };
     vec![patient(&[(1, true)]), patient(&[(2, false)]), patient(&[(3, true), (4, false)])]
 }
@@ -41,9 +41,9 @@ fn cohort() -> Vec<PreparedPatient> {
 fn deltas(patients: &[PreparedPatient], settings: &LocalTraining) -> Vec<Vec<u32>> {
     let config = VNetConfig::binary(2);
     let start = layout::initial(&config, 5);
-    let seeded: Vec<_> = patients.iter().zip(10..).collect();
-    let deltas = patient_deltas(Device::Cpu, config, &start, &seeded, settings, || {}).expect("they fit");
-    deltas.into_iter().map(|delta| delta.into_iter().map(f32::to_bits).collect()).collect()
+    let patients = Patients { seeds: &[10, 11, 12][..patients.len()], fetch: &|at| Ok(patients[at].clone()) };
+    let bits = |delta: Vec<f32>| delta.into_iter().map(f32::to_bits).collect();
+    patient_deltas(Device::Cpu, config, &start, patients, settings, bits).expect("they fit")
 }
 
 /// spec/privacy.md, P1.
@@ -53,7 +53,7 @@ fn a_patient_never_changes_another_ones_delta() {
     assert!(before.iter().all(|delta| delta.iter().any(|bits| f32::from_bits(*bits) != 0.0)));
     for perturbed in 0..3 {
         let mut patients = cohort();
-        for value in &mut patients[perturbed].scans[0].image.values {
+        for value in &mut Arc::make_mut(&mut patients[perturbed].scans[0]).image.values {
             *value = -3.0 * *value + 1.0;
         }
         let after = deltas(&patients, &SETTINGS);
@@ -79,7 +79,7 @@ fn deltas_do_not_depend_on_threads_or_company() {
 fn labels_of_unlabelled_scans_do_not_exist() {
     let mut patients = cohort();
     let labelled = deltas(&patients, &SETTINGS);
-    patients[0].scans[0].labels = None;
+    Arc::make_mut(&mut patients[0].scans[0]).labels = None;
     assert_ne!(labelled[0], deltas(&patients, &SETTINGS)[0]);
     // with neither labels, pseudo-labels, agreement nor weight decay there is nothing to learn
     let silent = LocalTraining { consistency_weight: 0.0, pseudo_label_threshold: 1.0, weight_decay: 0.0, ..SETTINGS };
@@ -98,9 +98,9 @@ fn senseless_settings_are_named() {
 fn resident(patients: &[PreparedPatient], settings: &LocalTraining) -> Vec<Vec<f32>> {
     let config = VNetConfig::binary(2);
     let start = &layout::initial(&config, 5);
-    let patients: &Vec<_> = &patients.iter().zip(10..).collect();
-    let round = Round { config, start, patients, settings, done: &|| {}, placement: Some(Placement::Resident) };
-    round.run::<Autodiff<Flex>>(&Default::default()).expect("they fit")
+    let recipe = &Recipe { config, start, settings, finish: &|delta| delta, placement: Some(Placement::Resident) };
+    let patients = &mut patients.iter().cloned().zip(10..).map(Ok);
+    Round { recipe, patients }.run::<Autodiff<Flex>>(&Default::default()).expect("they fit")
 }
 
 /// A device that keeps the released model for a whole round gives each patient the host's delta, whoever comes before.
@@ -116,7 +116,8 @@ fn resident_deltas_are_the_hosts_and_depend_on_no_other_patient() {
     }
     for first in 1..3 {
         let mut patients = cohort();
-        patients[first - 1].scans[0].image.values.iter_mut().for_each(|value| *value = 1.0 - 3.0 * *value);
+        let before = Arc::make_mut(&mut patients[first - 1].scans[0]);
+        before.image.values.iter_mut().for_each(|value| *value = 1.0 - 3.0 * *value);
         let after = resident(&patients, &SETTINGS);
         assert!(after[first] == found[first] && after[first - 1] != found[first - 1], "{first}");
     }

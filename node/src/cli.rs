@@ -22,6 +22,7 @@ pub mod budget;
 pub mod data;
 pub mod enroll;
 pub mod evaluate;
+mod guides;
 pub mod init;
 pub mod ledger;
 mod outcome;

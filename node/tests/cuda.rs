@@ -173,8 +173,8 @@ fn patient_deltas_are_those_of_the_cpu() {
     let settings = LocalTraining { patch: [16; 3], batch: 2, pseudo_label_threshold: 0.6, ..LocalTraining::default() };
     let start = layout::initial(&config(), 5);
     let patients = [
-        PreparedPatient { scans: vec![Arc::new(scan(4, true))] },
-        PreparedPatient { scans: vec![Arc::new(scan(5, false)), Arc::new(scan(6, true))] },
+        PreparedPatient { scans: vec![Arc::new(scan(4, true))], sources: vec![] },
+        PreparedPatient { scans: vec![Arc::new(scan(5, false)), Arc::new(scan(6, true))], sources: vec![] },
     ];
     let deltas = |device| {
         let patients = Patients { seeds: &[10, 11], fetch: &|position| Ok(patients[position].clone()) };

@@ -95,6 +95,10 @@ impl<B: TrainBackend> Host<B> {
         &self.student
     }
 
+    pub(super) fn teacher(&self) -> &[f32] {
+        &self.teacher
+    }
+
     pub(super) fn parameters(&self) -> Parameters {
         let velocity = self.sgd.velocity().to_vec();
         Parameters { student: self.student.clone(), teacher: self.teacher.clone(), velocity }

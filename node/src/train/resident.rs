@@ -141,6 +141,10 @@ impl<B: TrainBackend> Resident<B> {
         to_host(self.student.to_data())
     }
 
+    pub(super) fn teacher(&self) -> Vec<f32> {
+        to_host(self.teacher.to_data())
+    }
+
     pub(super) fn parameters(&self) -> Parameters {
         let (teacher, velocity) = (to_host(self.teacher.to_data()), to_host(self.sgd.velocity().to_data()));
         Parameters { student: self.student(), teacher, velocity }

@@ -46,7 +46,7 @@ fn e01_labels_of_scans_declared_unlabelled_are_never_opened() {
     train(&data, &first, "60", &[&"--method", &"supervised", &"--learning-rate", &"0.1"]).done();
     let start = first.join("model.safetensors");
     let go = |name: &str, method: &str| {
-        let guided: [Argument<'_>; 8] = [
+        let guided: [Argument<'_>; 10] = [
             &"--generalist",
             &generalist,
             &"--generalist-agreement",
@@ -55,6 +55,8 @@ fn e01_labels_of_scans_declared_unlabelled_are_never_opened() {
             &"1",
             &"--refresh",
             &"2",
+            &"--prompt-confidence",
+            &"0.5",
         ];
         let out = path(&format!("{method}-{name}"));
         let plain: [Argument<'_>; 6] = [&"--method", &method, &"--init", &start, &"--labels", &"1"];

@@ -27,6 +27,10 @@ pub struct GuideArgs {
     /// Factor of that agreement in the first step; it ramps down.
     #[arg(long, value_name = "FACTOR")]
     pub generalist_weight: Option<f64>,
+    /// Probability from which the teacher is sure enough to prompt a generalist; where it is sure of no voxel of the object,
+    /// or of none outside it, nobody is asked.
+    #[arg(long, value_name = "P")]
+    pub prompt_confidence: Option<f32>,
     /// Dice with the teacher's own mask below which a generalist's is left out.
     #[arg(long, value_name = "DICE")]
     pub generalist_agreement: Option<f64>,
@@ -47,6 +51,7 @@ impl GuideArgs {
             }
             how.share = self.generalist_share.unwrap_or(how.share);
             how.weight = self.generalist_weight.unwrap_or(how.weight);
+            how.prompting.confidence = self.prompt_confidence.unwrap_or(how.prompting.confidence);
             how.agreement = self.generalist_agreement.unwrap_or(how.agreement);
             how.every = self.refresh.unwrap_or(how.every);
         } else if run.method != Method::SemisamO1 {

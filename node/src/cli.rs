@@ -77,7 +77,7 @@ enum Command {
     /// Compare two segmentations
     Metrics(data::MetricsArgs),
     /// Train a student on local scans, without a federation
-    Train(train::TrainArgs),
+    Train(Box<train::TrainArgs>),
     /// Score a student on labelled scans
     Evaluate(evaluate::EvaluateArgs),
     /// Segment a scan

@@ -22,6 +22,7 @@ pub mod budget;
 pub mod data;
 pub mod enroll;
 pub mod evaluate;
+mod guides;
 pub mod init;
 pub mod ledger;
 mod outcome;
@@ -76,7 +77,7 @@ enum Command {
     /// Compare two segmentations
     Metrics(data::MetricsArgs),
     /// Train a student on local scans, without a federation
-    Train(train::TrainArgs),
+    Train(Box<train::TrainArgs>),
     /// Score a student on labelled scans
     Evaluate(evaluate::EvaluateArgs),
     /// Segment a scan

@@ -110,6 +110,11 @@ impl SiteFolder {
         self.0.join("cache")
     }
 
+    /// Checkpoints of generalists that plans may ask for.
+    pub fn generalists(&self) -> PathBuf {
+        self.0.join("generalists")
+    }
+
     /// The key that signs the ledger.
     pub fn signing_key_file(&self) -> PathBuf {
         self.0.join("signing.key")

@@ -14,7 +14,8 @@ use super::{Format, print, resolve};
 use crate::{
     data::{cache::CacheError, folder::FolderError},
     device::{Device, DeviceChoice, DeviceError},
-    model::{ModelError, sam::SamError},
+    generalist::GeneralistError,
+    model::{ModelError, checkpoint::CheckpointError, sam::SamError},
     train::{TrainError, scans::ScanError},
 };
 
@@ -40,7 +41,7 @@ pub enum BenchCommand {
     /// One 3-D convolution, forward and with its gradients
     Conv(conv::ConvArgs),
     /// Iterations of `train` on a folder of scans, data included
-    Train(train::TrainBenchArgs),
+    Train(Box<train::TrainBenchArgs>),
     /// An image through SAM-Med3D's encoder, and one point through its decoder
     Sam(sam::SamArgs),
 }
@@ -62,6 +63,12 @@ pub struct Setting {
 /// Why nothing was measured.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
+    /// A generalist.
+    #[error(transparent)]
+    Generalist(#[from] GeneralistError),
+    /// The model to start from.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// The device.
     #[error(transparent)]
     Device(#[from] DeviceError),

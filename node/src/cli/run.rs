@@ -11,6 +11,7 @@ use crate::{
     client::Client,
     config::NodeConfig,
     data::cache::{Cache, CacheError},
+    generalist::store::Store,
     participant::{Outcome, Participant, ParticipantError, contribution::Contributor},
     privacy::book::BookError,
     site_folder::SiteFolder,
@@ -49,7 +50,8 @@ impl Run {
             return Err(Failure::refused(RunError::NotEnrolled));
         }
         let device = resolve(config.device)?;
-        let contributor = Arc::new(Contributor::new(config.data.clone(), device, storage(&folder, &config)?));
+        let contributor = Contributor::new(config.data.clone(), device, storage(&folder, &config)?);
+        let contributor = Arc::new(contributor.with_generalists(folder.generalists(), embeddings(&folder, &config)?));
         let book = folder.book()?;
         let site =
             book.ledger().owner.as_ref().map(|owner| owner.site).ok_or(BookError::Empty { path: folder.ledger() })?;
@@ -71,6 +73,13 @@ fn storage(folder: &SiteFolder, config: &NodeConfig) -> Result<Storage, CacheErr
     let bytes = u64::from(config.cache_gib) << 30;
     let open = || Cache::open(&folder.cache(), bytes, Box::new(clock::now)).map(Arc::new);
     Ok(Storage { cache: (bytes > 0).then(open).transpose()?, memory_bytes: MEMORY_BYTES })
+}
+
+/// Embeddings of generalists take up to an eighth of what prepared scans may take, beside them.
+fn embeddings(folder: &SiteFolder, config: &NodeConfig) -> Result<Store, CacheError> {
+    let bytes = (u64::from(config.cache_gib) << 30) / 8;
+    let open = || Cache::open(&folder.cache().join("embeddings"), bytes, Box::new(clock::now)).map(Store::on_disk);
+    if bytes == 0 { Ok(Store::default()) } else { open() }
 }
 
 fn report(ended: Result<Outcome, ParticipantError>, rim: &mut Rim<'_>) -> Result<Exit, Failure> {

@@ -18,6 +18,7 @@ use crate::{
         cache::{Cache, CacheError},
         folder::Scan,
     },
+    generalist::store::Store,
     train::scans::{ScanError, ScanSet, Storage},
 };
 
@@ -40,6 +41,19 @@ pub struct StorageArgs {
 }
 
 impl StorageArgs {
+    /// Where embeddings of generalists are kept: in `embeddings` below the cache, where they take an eighth of its size
+    /// beside it.
+    ///
+    /// # Errors
+    /// If there can be no cache in that folder.
+    pub(super) fn open_embeddings(&self, default: Option<&Path>) -> Result<Store, CacheError> {
+        let Some(folder) = self.cache.as_deref().or(default).filter(|_| !self.no_cache) else {
+            return Ok(Store::default());
+        };
+        let cache = Cache::open(&folder.join("embeddings"), self.cache_size / 8, Box::new(clock::now))?;
+        Ok(Store::on_disk(cache))
+    }
+
     /// What was asked for, with the cache in `default` if no other folder was named.
     ///
     /// # Errors

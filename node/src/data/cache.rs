@@ -27,6 +27,7 @@ use std::{
 use semisam_shared::ids::UnixMillis;
 use thiserror::Error;
 
+use self::entry::EntryError;
 pub use self::key::Key;
 use crate::data::volume::{Image, LabelMap};
 
@@ -97,13 +98,22 @@ impl Cache {
         Ok(cache)
     }
 
-    /// The entry of `key`. A damaged one is taken away with a warning, as if it had not been there.
+    /// The prepared scan of `key`. A damaged one is taken away with a warning, as if it had not been there.
     pub fn get(&self, key: &Key) -> Option<(Image, Option<LabelMap>)> {
+        self.get_with(key, entry::read)
+    }
+
+    /// The entry of `key`, whatever it holds, as `read` finds it.
+    pub fn get_with<T>(
+        &self,
+        key: &Key,
+        read: impl FnOnce(&mut BufReader<&File>, &Key) -> Result<T, EntryError>,
+    ) -> Option<T> {
         let path = self.path(key);
         let file = File::open(&path).ok()?;
         // Where the system has no locks an entry may vanish while it is read, which hurts nobody who has it open.
         let _ = file.lock_shared();
-        match entry::read(&mut BufReader::with_capacity(1 << 20, &file), key) {
+        match read(&mut BufReader::with_capacity(1 << 20, &file), key) {
             Ok(found) => {
                 let _ = file.set_modified(self.now());
                 Some(found)
@@ -120,13 +130,17 @@ impl Cache {
 
     /// Keeps a prepared scan, and takes others away where they have no room together.
     pub fn put(&self, key: &Key, image: &Image, labels: Option<&LabelMap>) {
-        let bytes = entry::size(image, labels);
+        self.put_with(key, entry::size(image, labels), |writer| entry::write(writer, key, image, labels));
+    }
+
+    /// Keeps whatever `write` writes, which is so many bytes.
+    pub fn put_with(&self, key: &Key, bytes: u64, write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) {
         if bytes > self.bytes {
             let (bytes, most) = (bytes.div_ceil(1 << 20), self.bytes >> 20);
             self.warn(1, || {
                 format!("a prepared scan of {bytes} MiB has no room in a cache of {most} MiB: allow it more")
             });
-        } else if let Err(error) = self.write(key, image, labels).and_then(|()| self.evict(Some(key))) {
+        } else if let Err(error) = self.write(key, write).and_then(|()| self.evict(Some(key))) {
             self.warn(1, || {
                 format!("prepared scans cannot be kept and will be made again ({error}): is the disk full?")
             });
@@ -157,13 +171,13 @@ impl Cache {
         }
     }
 
-    fn write(&self, key: &Key, image: &Image, labels: Option<&LabelMap>) -> io::Result<()> {
+    fn write(&self, key: &Key, write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> io::Result<()> {
         let lock = self.lock()?;
         // Shared by all writers, so that nobody takes an unfinished file for a forgotten one.
         let _ = lock.lock_shared();
         let file = tempfile::Builder::new().prefix(WRITING).tempfile_in(&self.folder)?;
         let mut writer = BufWriter::with_capacity(1 << 20, file.as_file());
-        entry::write(&mut writer, key, image, labels)?;
+        write(&mut writer)?;
         writer.flush()?;
         drop(writer);
         file.as_file().set_modified(self.now())?;

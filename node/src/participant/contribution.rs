@@ -7,6 +7,7 @@
 //! never from a position in a list or a count.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -17,19 +18,24 @@ use std::{
 use semisam_shared::{
     ids::Digest,
     ledger::Query,
-    plan::{Method, Plan, ReleaseSpace, Scans},
+    plan::{self, Method, Plan, ReleaseSpace, Scans},
     release_space::{Projection, ReleaseSpaceError},
     weights::{Weights, WeightsError},
 };
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    data::folder::{Cohort, FolderError},
+    data::{
+        cache::key::digest_of_file,
+        folder::{Cohort, FolderError},
+    },
     device::Device,
+    generalist::{Generalist, GeneralistError, prompter::Prompting, store::Store},
     model::VNetConfig,
     train::{
         TrainError,
-        patient::{LocalTraining, Patients, PreparedPatient, patient_deltas},
+        guidance::Guidance,
+        patient::{LocalTraining, Patients, PreparedPatient, guided_deltas},
         scans::{ScanSet, Storage},
     },
 };
@@ -75,6 +81,19 @@ pub enum ContributionError {
         "a scan in `{}` that could be used can no longer be read, or has changed: `semisam-node data check {}` names it if it is damaged; then start again", .0.display(), .0.display()
     )]
     ScanLost(PathBuf),
+    /// A generalist that the plan asks is not here.
+    #[error(
+        "the plan asks the generalist {digest}, but no file in `{}` is it: copy the consortium's file there", folder.display()
+    )]
+    NoGeneralist {
+        /// SHA-256 of its file.
+        digest: Digest,
+        /// Where it should be.
+        folder: PathBuf,
+    },
+    /// A file that should be a generalist.
+    #[error(transparent)]
+    Generalist(#[from] GeneralistError),
     /// Training panicked.
     #[error("training stopped unexpectedly: {0}")]
     Died(String),
@@ -100,6 +119,10 @@ pub struct Contributor {
     device: Device,
     storage: Storage,
     prepared: Mutex<Option<(Scans, Arc<Prepared>)>>,
+    /// Where checkpoints of generalists are, and their embeddings.
+    generalists: Option<(PathBuf, Store)>,
+    /// Those that were opened.
+    opened: Mutex<Arc<Vec<Generalist>>>,
 }
 
 /// The digest of the basis that a plan needs, if it needs one.
@@ -113,7 +136,36 @@ pub fn basis_of(plan: &Plan) -> Option<Digest> {
 impl Contributor {
     /// A contributor for the scans in `data`.
     pub fn new(data: PathBuf, device: Device, storage: Storage) -> Self {
-        Self { data, device, storage, prepared: Mutex::new(None) }
+        Self { data, device, storage, prepared: Mutex::new(None), generalists: None, opened: Mutex::default() }
+    }
+
+    /// The same, where plans may ask for generalists whose checkpoints are in `folder`.
+    pub fn with_generalists(self, folder: PathBuf, store: Store) -> Self {
+        Self { generalists: Some((folder, store)), ..self }
+    }
+
+    /// Those that a plan names, opened once and kept.
+    ///
+    /// # Errors
+    /// If the file of one is not there.
+    fn generalists(&self, plan: &Plan, prepared: &Prepared) -> Result<Arc<Vec<Generalist>>, ContributionError> {
+        let wanted = plan.training.guidance.as_ref().map_or(&[][..], |guidance| &guidance.generalists);
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if !opened.iter().map(Generalist::digest).eq(wanted.iter().copied()) {
+            let files = self.generalists.as_ref().map_or_else(BTreeMap::new, |(folder, _)| checkpoints(folder));
+            let open = |digest: &Digest| {
+                let folder = || self.generalists.as_ref().map(|(folder, _)| folder.clone()).unwrap_or_default();
+                let missing = || ContributionError::NoGeneralist { digest: *digest, folder: folder() };
+                Ok(Generalist::open(files.get(digest).ok_or_else(missing)?, self.device)?)
+            };
+            *opened = Arc::new(wanted.iter().map(open).collect::<Result<_, ContributionError>>()?);
+            if let Some((_, store)) = &self.generalists
+                && prepared.forget_embeddings(store, &opened).is_err()
+            {
+                tracing::warn!("embeddings of scans of an earlier time cannot be removed from the cache");
+            }
+        }
+        Ok(opened.clone())
     }
 
     /// Brings all scans to the plan's spacing, once, and returns how many patients there are. A scan that cannot be used
@@ -166,16 +218,19 @@ impl Contributor {
         let projection = Projection::new(&plan.privacy.release, &model, basis.map(read_weights).transpose()?)?;
         let progress = Progress::new(format!("round {}: trained", query.round), prepared.patients.len());
         let seeds: Vec<u64> = prepared.patients.iter().map(|patient| seed(&query, &patient.name)).collect();
-        let patients = Patients { seeds: &seeds, fetch: &|position| prepared.patient(position) };
+        let generalists = self.generalists(plan, &prepared)?;
+        let store = self.generalists.as_ref().map(|(_, store)| store.clone()).unwrap_or_default();
+        let fetch = |position| prepared.patient(position, !generalists.is_empty());
+        let patients = Patients { seeds: &seeds, fetch: &fetch };
+        let how = (&local_training(plan), generalists.as_slice(), &store);
         let finish = |delta: Vec<f32>| {
             progress.step();
             projection.project(&delta)
         };
-        patient_deltas(self.device, network(plan), &model, patients, &local_training(plan), finish).map_err(|error| {
-            match error {
-                TrainError::Scan(_) => ContributionError::ScanLost(self.data.clone()),
-                error => error.into(),
-            }
+        guided_deltas(self.device, network(plan), &model, patients, how, finish).map_err(|error| match error {
+            // neither says which scan: that may hold a patient's name
+            TrainError::Scan(_) | TrainError::Generalist(_) => ContributionError::ScanLost(self.data.clone()),
+            error => error.into(),
         })
     }
 }
@@ -197,10 +252,26 @@ impl Prepared {
         Self { scans: set, patients }
     }
 
-    fn patient(&self, position: usize) -> Result<PreparedPatient, TrainError> {
-        let scans = self.patients[position].scans.iter().map(|scan| self.scans.get(*scan));
-        Ok(PreparedPatient { scans: scans.collect::<Result<_, _>>()? })
+    /// Takes the embeddings of scans that are no longer used out of `store`.
+    fn forget_embeddings(&self, store: &Store, generalists: &[Generalist]) -> Result<(), GeneralistError> {
+        let used = self.patients.iter().flat_map(|patient| &patient.scans);
+        let sources = used.map(|scan| self.scans.source(*scan)).collect::<Result<Vec<_>, _>>()?;
+        store.keep_only(generalists, &sources)
     }
+
+    /// A patient's scans, also as generalists see them if they are `asked`.
+    fn patient(&self, position: usize, asked: bool) -> Result<PreparedPatient, TrainError> {
+        let own = &self.patients[position].scans;
+        let scans = own.iter().map(|scan| self.scans.get(*scan)).collect::<Result<_, _>>()?;
+        let shown = own.iter().filter(|_| asked).map(|scan| self.scans.source(*scan).map(Arc::new));
+        Ok(PreparedPatient { scans, sources: shown.collect::<Result<_, _>>()? })
+    }
+}
+
+/// The files of a folder by their digests; none where it cannot be read.
+fn checkpoints(folder: &Path) -> BTreeMap<Digest, PathBuf> {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|file| file.path());
+    files.filter(|path| path.is_file()).filter_map(|path| Some((digest_of_file(&path).ok()?, path))).collect()
 }
 
 fn usable(set: &ScanSet, position: usize, progress: &Progress) -> bool {
@@ -251,7 +322,7 @@ pub fn network(plan: &Plan) -> VNetConfig {
 /// What a plan says of one patient's training.
 pub fn local_training(plan: &Plan) -> LocalTraining {
     let training = &plan.training;
-    let unlabelled = training.method == Method::MeanTeacher;
+    let unlabelled = training.method != Method::Supervised;
     LocalTraining {
         patch: plan.scans.patch,
         local_steps: training.local_steps,
@@ -263,6 +334,20 @@ pub fn local_training(plan: &Plan) -> LocalTraining {
         pseudo_label_threshold: if unlabelled { training.pseudo_label_threshold.get() } else { 1.0 },
         noise: training.noise.get(),
         augment: training.augment,
+        certain: training.method.counts_certainty(),
+        guidance: training.guidance.as_ref().map(|asked| guidance(training.method, asked)),
+    }
+}
+
+/// What a plan says of asking generalists. The rest is the method's own.
+fn guidance(method: Method, asked: &plan::Guidance) -> Guidance {
+    let own = if method == Method::Semisam { Guidance::semisam() } else { Guidance::semisam_plus() };
+    Guidance {
+        prompting: Prompting { confidence: asked.confidence.get() as f32, ..own.prompting },
+        share: asked.share.get(),
+        agreement: asked.agreement.get(),
+        weight: asked.weight.get(),
+        ..own
     }
 }
 

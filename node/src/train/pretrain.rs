@@ -99,7 +99,7 @@ pub fn synthetic_deltas(
 ) -> Result<Vec<Vec<f32>>, TrainError> {
     let patients: Vec<PreparedPatient> = (first..first + count)
         .into_par_iter()
-        .map(|number| PreparedPatient { scans: vec![Arc::new(synthesise(number))] })
+        .map(|number| PreparedPatient { scans: vec![Arc::new(synthesise(number))], sources: vec![] })
         .collect();
     let seeds: Vec<u64> = (first..first + count).collect();
     let patients = Patients { seeds: &seeds, fetch: &|position| Ok(patients[position].clone()) };

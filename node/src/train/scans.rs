@@ -10,7 +10,11 @@ mod held;
 #[cfg(test)]
 mod tests;
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use self::disk::OnDisk;
 use super::{TrainError, crops::PreparedScan};
@@ -111,6 +115,14 @@ impl ScanSet {
             Source::Disk(scans) => scans.scan(position).label.is_some(),
         };
         (0..self.len()).filter(|position| has_label(*position) == labelled).collect()
+    }
+
+    /// The file of the image at a position, or the scan itself where it is in memory.
+    pub(super) fn image_of(&self, position: usize) -> Result<&Path, &PreparedScan> {
+        match &self.0 {
+            Source::Memory(scans) => Err(&scans[position]),
+            Source::Disk(scans) => Ok(&scans.scan(position).image),
+        }
     }
 
     /// The scan at `position`, prepared.

@@ -81,7 +81,7 @@ impl Work for Prompting<'_> {
         let embedding = embedding.expect("at least one image was encoded");
         let click = Click { at: [d, h, w].map(|side| side as f32 / 3.0), sign: Sign::Foreground };
         let decode = Times::measure(warm_up, repeats, || {
-            let answer = sam.decode(embedding.clone(), &Prompt { clicks: vec![click], mask: None })?;
+            let answer = sam.decode(embedding.clone(), &Prompt { clicks: vec![click], mask: None, padded: true })?;
             to_host(trilinear(answer.single(), [d, h, w]).into_data());
             Ok::<(), SamError>(())
         })?;

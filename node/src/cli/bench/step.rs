@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, num::NonZeroUsize};
 
-use clap::Args;
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use rand::Rng;
 
 use super::{
@@ -44,11 +47,17 @@ pub struct StepArgs {
     #[arg(long, default_value = "5", value_name = "S")]
     pub steps: NonZeroUsize,
     /// With `mean-teacher`, labels for the first half of the batch and a teacher for all of it; else labels for all.
-    #[arg(long, value_enum, default_value = "supervised")]
+    #[arg(long, default_value = "supervised", value_parser = of_one_step())]
     pub method: Method,
     /// Threads, warm-up, device.
     #[command(flatten)]
     pub setting: Setting,
+}
+
+/// The other methods do things between steps, which `bench train` measures.
+fn of_one_step() -> impl TypedValueParser<Value = Method> {
+    PossibleValuesParser::new(["supervised", "mean-teacher"])
+        .map(|name| if name == "supervised" { Method::Supervised } else { Method::MeanTeacher })
 }
 
 /// Measures.
@@ -118,7 +127,7 @@ fn step(recipe: &LocalRun, number: u64, batch: &Batch, targets: &Targets) -> Ste
     let question = guided.then(|| {
         let mut noisy = batch.clone();
         perturb(&mut noisy.images, recipe.noise, &mut generator(SEED, "teacher noise", &[number]));
-        Question { batch: noisy, dropout: None, confidence: None }
+        Question { batch: noisy, dropout: None, confidence: None, doubt: None }
     });
     let teacher = if guided { recipe.consistency_weight } else { 0.0 };
     Step {

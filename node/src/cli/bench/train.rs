@@ -6,7 +6,9 @@ use clap::Args;
 
 use super::{
     super::{
+        guides::GuideArgs,
         storage::{StorageArgs, fetch_all},
+        train::at_least_one,
         viewing::parse_patch,
     },
     BenchError, Setting,
@@ -14,8 +16,8 @@ use super::{
 };
 use crate::{
     data::folder::Cohort,
-    model::{VNetConfig, layout},
-    train::local::{LocalRun, Method, Report as Word, State, train},
+    model::{VNetConfig, checkpoint, layout},
+    train::local::{Aid, LocalRun, Method, Report as Word, State, train_guided},
 };
 
 /// `semisam-node bench train`.
@@ -42,6 +44,15 @@ pub struct TrainBenchArgs {
     /// Names the first weights and everything drawn.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Start from this model instead of random weights.
+    #[arg(long, value_name = "FILE")]
+    pub init: Option<PathBuf>,
+    /// Open the labels of the first so many labelled scans, by name, and of no other: the rest count as unlabelled.
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub labels: Option<usize>,
+    /// Generalists.
+    #[command(flatten)]
+    pub guides: GuideArgs,
     /// Prepared scans; there is a cache only where a folder is named.
     #[command(flatten)]
     pub storage: StorageArgs,
@@ -56,31 +67,39 @@ pub struct TrainBenchArgs {
 /// If the device is absent, there is no such network, or scans cannot be read or do not fit.
 pub fn run(args: &TrainBenchArgs) -> Result<Report, BenchError> {
     let device = args.setting.start()?;
-    let config = VNetConfig::binary(args.base_filters);
+    let mut config = VNetConfig::binary(args.base_filters);
     config.check()?;
+    let mut start = layout::initial(&config, args.seed);
+    if let Some(path) = &args.init {
+        start = checkpoint::read(path)?;
+        config = VNetConfig::of(&start, None)?;
+    }
     let cohort = Cohort::open(&args.data)?;
     cohort.require_labelled()?;
     let (loading, never) = (Instant::now(), AtomicBool::new(false));
     let storage = args.storage.open(None)?;
-    let scans = fetch_all(cohort.scans(), args.spacing, storage, &never)?.expect("nobody cancels");
+    let scans = fetch_all(cohort.declared(args.labels).iter(), args.spacing, storage, &never)?.expect("nobody cancels");
     let load_seconds = milliseconds(loading) / 1e3;
 
     let steps = args.setting.warm_up + args.steps.get();
-    let run = LocalRun::new(config, args.method, args.patch, steps as u64, args.seed);
-    let state = State::new(&run, &layout::initial(&config, args.seed));
+    let mut run = LocalRun::new(config, args.method, args.patch, steps as u64, args.seed);
+    let generalists = args.guides.open(&mut run, device)?;
+    let store = args.storage.open_embeddings(None)?;
+    let state = State::new(&run, &start);
     let memory = Memory::before();
     let (mut start, mut ms, mut loss) = (Instant::now(), Vec::with_capacity(steps), 0.0);
-    let (mut waited, mut waited_before) = (0.0, 0.0);
+    let (mut waited, mut waited_before, mut asked, mut asked_before) = (0.0, 0.0, 0.0, 0.0);
     let mut each = |word: &Word<'_>| {
         ms.push(milliseconds(start));
         start = Instant::now();
         loss = word.losses().total;
-        waited = word.waited;
+        (waited, asked) = (word.waited, word.asked);
         if word.step == args.setting.warm_up as u64 {
-            waited_before = waited;
+            (waited_before, asked_before) = (waited, asked);
         }
     };
-    train(device, &run, state, &scans, &never, &mut each)?;
+    let aid = Aid { generalists: &generalists, store: &store, ..Aid::default() };
+    train_guided(device, &run, state, &scans, aid, &never, &mut each)?;
     let memory = memory.peaked();
 
     let times = Times::new(ms.split_off(args.setting.warm_up));
@@ -88,5 +107,6 @@ pub fn run(args: &TrainBenchArgs) -> Result<Report, BenchError> {
     let (per_second, share) = (times.ms.len() as f64 / seconds, (waited - waited_before) / seconds);
     let report = Report::new("train", device, memory, BTreeMap::from([("iteration", times)]));
     let report = report.with("iterations_per_second", per_second).with("waited", share);
+    let report = report.with("asked", (asked - asked_before) / seconds);
     Ok(report.with("load_seconds", load_seconds).with("scans", scans.len()).with("loss", loss))
 }

@@ -29,8 +29,13 @@ impl Key {
         Self(Digest(hash.finalize().into()))
     }
 
+    /// Of something else, which this digest names.
+    pub fn of(name: Digest) -> Self {
+        Self(name)
+    }
+
     /// Its bytes.
-    pub(super) fn bytes(&self) -> &[u8; 32] {
+    pub fn bytes(&self) -> &[u8; 32] {
         &self.0.0
     }
 

@@ -153,3 +153,80 @@ fn nothing_is_told_of_a_scan_that_cannot_be_used() {
     let source = std::error::Error::source(&error).map(ToString::to_string);
     assert_eq!(source, None, "causes are printed too");
 }
+
+fn checkpoint() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/sam_med3d/sam_med3d_tiny.pth"))
+}
+
+/// A site whose plan asks the fixture's generalist, whatever it draws, and whose model sees an object in every scan.
+fn asking() -> Site {
+    let mut site = Site::new();
+    let decimal = |value: f64| semisam_shared::decimal::Decimal::new(value).expect("finite");
+    site.plan.training.method = Method::Semisam;
+    site.plan.training.guidance = Some(plan::Guidance {
+        generalists: vec![digest_of_file(&checkpoint()).expect("a fixture")],
+        weight: decimal(1.0),
+        share: decimal(0.5),
+        agreement: decimal(0.0),
+        confidence: decimal(0.5),
+    });
+    let model = read_weights(&site.path("model")).expect("weights");
+    let unbiased = model.iter().map(|(name, tensor)| {
+        let mut tensor = tensor.clone();
+        // features are never negative: where there is one, the object is likelier, elsewhere nothing is
+        match name {
+            "out_conv.bias" => tensor.values.fill(0.0),
+            "out_conv.weight" => tensor.values.copy_from_slice(&[-1.0, 1.0]),
+            _ => {}
+        }
+        (name.to_owned(), tensor)
+    });
+    let model = Weights::new(unbiased).expect("its own shapes");
+    fs::write(site.path("model"), model.to_safetensors().expect("bytes")).expect("written");
+    site
+}
+
+fn embeddings(site: &Site) -> Store {
+    let cache = Cache::open(&site.path("embeddings"), 1 << 30, Box::new(clock::now));
+    Store::on_disk(cache.expect("a folder"))
+}
+
+#[test]
+fn a_plan_that_asks_a_generalist_needs_its_very_file() {
+    let site = asking();
+    let folder = site.path("generalists");
+    let missing = |contributor: Contributor| {
+        let error = site.round(&contributor, 1).expect_err("nobody to ask").to_string();
+        assert!(error.contains(&digest_of_file(&checkpoint()).expect("a fixture").to_string()), "{error}");
+    };
+    missing(site.contributor(false, 1 << 30));
+    let with = || site.contributor(false, 1 << 30).with_generalists(folder.clone(), embeddings(&site));
+    missing(with());
+    fs::create_dir(&folder).expect("a folder");
+    fs::write(folder.join("other.pth"), "something else").expect("written");
+    missing(with());
+    fs::copy(checkpoint(), folder.join("any name")).expect("copied");
+    let expected = site.round(&with(), 1).expect("sound");
+    let kept = || fs::read_dir(site.path("embeddings")).expect("a folder").count();
+    let count = kept();
+    assert!(count > 1 && site.round(&with(), 1).expect("sound") == expected && kept() == count);
+    let mut idle = asking();
+    (idle.plan.training.method, idle.plan.training.guidance) = (Method::MeanTeacher, None);
+    assert!(idle.round(&idle.contributor(false, 1 << 30), 1).expect("sound") != expected);
+    // a scan that is gone leaves no embedding
+    let name = |path: &Path| path.file_name().expect("a file").to_string_lossy().into_owned();
+    let labelled = |image: &PathBuf| site.path("scans/labels").join(name(image)).exists();
+    let (rows, gone): (Vec<PathBuf>, Vec<PathBuf>) = site.images().into_iter().partition(|image| labelled(image));
+    assert!(!rows.is_empty() && !gone.is_empty());
+    gone.iter().for_each(|image| fs::remove_file(image).expect("removed"));
+    let stays: Vec<String> = rows.iter().map(|image| name(image).replace(".nii.gz", "")).collect();
+    let table = fs::read_to_string(site.path("scans/patients.csv")).expect("a table");
+    let lines = table.lines().enumerate();
+    let lines: Vec<&str> = lines
+        .filter(|(number, line)| *number == 0 || stays.iter().any(|name| line.starts_with(&format!("{name},"))))
+        .map(|(_, line)| line)
+        .collect();
+    fs::write(site.path("scans/patients.csv"), lines.join("\n")).expect("written");
+    site.round(&with(), 1).expect("sound");
+    assert!(kept() < count, "{} of {count}", kept());
+}

@@ -3,20 +3,23 @@
 //! A step is a function of the run, its number and the scans: everything drawn comes from generators named by the seed and
 //! the number, so steps can be made ahead, or again, and are the same bits.
 
-use rand::seq::SliceRandom;
+use rand::{Rng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
-use super::{LocalRun, Method};
+use super::LocalRun;
 use crate::train::{
     TrainError,
     crops::{Crop, perturb},
     generator,
     losses::{Targets, TermWeights},
     scans::ScanSet,
-    schedule::{decay, ramp},
+    schedule::{decay, ramp, reversed_ramp},
     step::Batch,
-    trainer::{Question, Step},
+    trainer::{Doubt, Question, Step},
 };
+
+/// How often a teacher looks before it is said to be certain (UA-MT).
+const LOOKS: u64 = 8;
 
 /// Makes the steps of a run.
 pub(super) struct Steps<'a> {
@@ -37,11 +40,13 @@ struct Stream {
 }
 
 /// A crop that is to be cut.
-struct Draw {
+pub(super) struct Draw {
     /// The scan's position in the set.
-    scan: usize,
+    pub(super) scan: usize,
+    /// How often the scan was drawn before.
+    pub(super) before: u64,
     /// Places and varies the crop; a clone does the same to another volume on the scan's grid.
-    random: ChaCha8Rng,
+    pub(super) random: ChaCha8Rng,
 }
 
 impl<'a> Steps<'a> {
@@ -66,30 +71,57 @@ impl<'a> Steps<'a> {
     /// If a scan cannot be had.
     pub(super) fn step(&self, number: u64) -> Result<Step, TrainError> {
         let run = self.run;
-        let guided = run.method == Method::MeanTeacher;
+        let taught = run.method.has_teacher();
         let mut crops = self.crops(&self.labelled, number)?;
-        if guided {
+        if taught {
             crops.extend(self.crops(&self.unlabelled, number)?);
         }
         let images = crops.iter().flat_map(|crop| crop.image.iter().copied()).collect();
         let batch = Batch { images, samples: crops.len(), patch: run.patch };
         let labels = crops.into_iter().map(|crop| crop.labels).collect();
-        let question = guided.then(|| {
-            let mut noisy = batch.clone();
-            perturb(&mut noisy.images, run.noise, &mut generator(run.seed, "teacher noise", &[number]));
+        let question = taught.then(|| {
+            let noisy = self.noisy(&batch, generator(run.seed, "teacher noise", &[number]));
             let dropout = run.dropout.then(|| run.seed ^ (2 * number));
-            Question { batch: noisy, dropout, confidence: None }
+            let doubt = run.method.counts_certainty().then(|| self.doubt(&batch, number));
+            Question { batch: noisy, dropout, confidence: None, doubt }
         });
+        // pseudo-labels count more and more until three tenths of a round are done (spec/semisam.md, 7.1)
+        let pseudo = run.round.map_or(0.0, |_| (number as f64 / (0.3 * run.steps as f64)).min(1.0));
+        let generalist = run.guidance.as_ref().map_or(0.0, |how| how.weight * reversed_ramp(number, run.steps));
         let teacher = run.consistency_weight * ramp(number, run.steps);
         Ok(Step {
             batch,
             targets: Targets { labels, ..Targets::default() },
             question,
-            terms: TermWeights { teacher, ..TermWeights::default() },
+            terms: TermWeights { teacher, generalist, pseudo },
             dropout: run.dropout.then(|| run.seed ^ (2 * number + 1)),
             learning_rate: run.learning_rate * decay(number, run.steps),
             average: Some(number),
         })
+    }
+
+    /// Where the crops of unlabelled scans in a step are cut; none without a teacher.
+    pub(super) fn unlabelled(&self, number: u64) -> impl Iterator<Item = Draw> + '_ {
+        let draws = self.unlabelled.draws(self.run.seed, number);
+        draws.filter(|_| self.run.method.has_teacher())
+    }
+
+    fn noisy(&self, batch: &Batch, mut random: ChaCha8Rng) -> Batch {
+        let mut noisy = batch.clone();
+        perturb(&mut noisy.images, self.run.noise, &mut random);
+        noisy
+    }
+
+    /// How UA-MT tells where the teacher is certain: the more steps are done, the less is asked (spec/semisam.md, 6.2).
+    fn doubt(&self, batch: &Batch, number: u64) -> Doubt {
+        let run = self.run;
+        let look = |look: u64| {
+            let noisy = self.noisy(batch, generator(run.seed, "teacher looks", &[number, look]));
+            let dropout = run.dropout.then(|| generator(run.seed, "dropout of looks", &[number, look]).random());
+            (noisy, dropout)
+        };
+        let most = (0.75 + 0.25 * ramp(number, run.steps)) * (run.config.classes as f64).ln();
+        Doubt { looks: (0..LOOKS).map(look).collect(), most }
     }
 
     /// The crops of a stream in a step; none of a stream without scans.
@@ -109,7 +141,7 @@ impl Stream {
             let mut order: Vec<usize> = (0..self.scans.len()).collect();
             order.shuffle(&mut generator(seed, self.name, &[epoch]));
             let random = generator(seed, self.name, &[epoch, position, 0]);
-            Draw { scan: self.scans[order[position as usize]], random }
+            Draw { scan: self.scans[order[position as usize]], before: epoch, random }
         })
     }
 }

@@ -99,6 +99,8 @@ fn a_resident_run_trains_as_the_hosts_does_and_can_be_interrupted() {
             run: &run,
             state,
             scans: &scans,
+            guides: None,
+            pseudo_labels: &PseudoLabels::NONE,
             cancel: &cancel,
             each: &mut |report| {
                 losses.push(report.losses().total);
@@ -183,4 +185,142 @@ fn waiting_is_a_part_of_the_time() {
         last = report.waited;
     })
     .expect("they fit");
+}
+
+fn generalists() -> Vec<Generalist> {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/sam_med3d/sam_med3d_tiny.pth");
+    vec![Generalist::open(file.as_ref(), Device::Cpu).expect("a fixture")]
+}
+
+/// A run that takes whatever the random network of the fixture draws, soon and often.
+fn guided(method: Method, steps: u64) -> LocalRun {
+    let mut run = LocalRun { augment: true, noise: 0.0, dropout: false, ..run(method, steps) };
+    let how = run.guidance.as_mut().expect("a guided method");
+    (how.agreement, how.prompting.confidence, how.every, how.weight) = (0.0, 0.5, 2, 1.0);
+    run
+}
+
+/// From a student that sees something already.
+fn learnt(run: &LocalRun, scans: &ScanSet) -> State {
+    let first = LocalRun { steps: 40, guidance: None, method: Method::Supervised, ..run.clone() };
+    let never = AtomicBool::new(false);
+    let state = train(Device::Cpu, &first, start(&first), scans, &never, &mut |_| {}).expect("they fit");
+    State::new(run, &state.student(&first))
+}
+
+fn go(run: &LocalRun, state: State, scans: &ScanSet, stop: u64) -> (State, Vec<Losses>) {
+    let (cancel, mut losses) = (AtomicBool::new(false), Vec::new());
+    let aid = Aid { generalists: &generalists(), ..Aid::default() };
+    let state = train_guided(Device::Cpu, run, state, scans, aid, &cancel, &mut |report| {
+        losses.push(report.losses());
+        assert!(report.asked <= report.seconds);
+        cancel.store(report.step == stop, Ordering::Relaxed);
+    });
+    (state.expect("they fit"), losses)
+}
+
+/// spec/semisam.md, E3: the branch has a value and moves the student. Its maps survive an interruption bit for bit.
+#[test]
+fn e03_generalists_move_the_student_and_an_interrupted_run_ends_in_the_same_bits() {
+    let scans = scans();
+    for method in [Method::Semisam, Method::SemisamPlus] {
+        let run = guided(method, 14);
+        let (whole, losses) = go(&run, learnt(&run, &scans), &scans, 14);
+        assert!(losses.iter().any(|losses| losses.generalist > 1e-3) && !whole.maps.is_empty(), "{method:?}");
+        let mut idle = run.clone();
+        idle.guidance.as_mut().expect("guided").weight = 0.0;
+        let (without, _) = go(&idle, learnt(&idle, &scans), &scans, 14);
+        assert!(whole.parameters.student != without.parameters.student, "{method:?}");
+        let (half, _) = go(&run, learnt(&run, &scans), &scans, 7);
+        assert!(half.step == 7 && !half.maps.is_empty(), "{method:?}");
+        let saved = State::from_bytes(&half.to_bytes().expect("bytes"), &run).expect("its own settings");
+        assert!(go(&run, saved, &scans, 14).0 == whole, "{method:?}");
+    }
+}
+
+/// spec/semisam.md, E1 and E2: what a scan without labels is shown as says nothing of its labels.
+#[test]
+fn e01_labels_of_unlabelled_scans_change_no_bit() {
+    let run = guided(Method::SemisamPlus, 8);
+    let with = |noise: u8| {
+        // the label is taken away as a caller declares it; what it held can be anything
+        let unlabelled = (2..5).map(|seed| {
+            let mut scan = scan(seed);
+            scan.labels.as_mut().expect("a label").values.iter_mut().for_each(|label| *label ^= noise);
+            PreparedScan { labels: None, ..scan }
+        });
+        let scans = ScanSet::in_memory((0..2).map(scan).chain(unlabelled));
+        go(&run, learnt(&run, &scans), &scans, 8).0
+    };
+    assert!(with(0) == with(1));
+}
+
+#[test]
+fn ua_mt_trains_and_counts_the_teacher_only_where_it_is_certain() {
+    let scans = scans();
+    let of = |method| {
+        let run = LocalRun { dropout: false, ..run(method, 40) };
+        let never = AtomicBool::new(false);
+        let mut losses = Vec::new();
+        train(Device::Cpu, &run, start(&run), &scans, &never, &mut |report| losses.push(report.losses()))
+            .expect("they fit");
+        losses
+    };
+    let (ua_mt, plain) = (of(Method::UaMt), of(Method::MeanTeacher));
+    // where it is certain it differs from the student otherwise than elsewhere
+    assert!(ua_mt.iter().zip(&plain).all(|(some, all)| some.teacher != all.teacher && some.teacher.is_finite()));
+    assert!(ua_mt[39].teacher > 0.0 && ua_mt[39].cross_entropy < 0.6 * ua_mt[0].cross_entropy);
+}
+
+/// spec/semisam.md, E13: every scan without labels is drawn as often as any other, however many there are.
+#[test]
+fn e13_counts_are_those_of_the_scans() {
+    for unlabelled in [1_usize, 3, 7] {
+        let scans = ScanSet::in_memory(
+            (0..2).map(scan).chain((0..unlabelled as u64).map(|seed| PreparedScan { labels: None, ..scan(seed) })),
+        );
+        let run = LocalRun { unlabelled: 2, ..run(Method::MeanTeacher, 50) };
+        let steps = Steps::new(&run, &scans);
+        let mut drawn = vec![0; 2 + unlabelled];
+        let rounds = 3 * unlabelled as u64;
+        for draw in (0..rounds).flat_map(|number| steps.unlabelled(number)) {
+            assert_eq!(draw.before, drawn[draw.scan]);
+            drawn[draw.scan] += 1;
+        }
+        assert_eq!(drawn, [vec![0, 0], vec![6; unlabelled]].concat());
+    }
+}
+
+#[test]
+fn a_method_that_asks_a_generalist_needs_one() {
+    let (run, scans) = (run(Method::Semisam, 1), scans());
+    let error = train(Device::Cpu, &run, start(&run), &scans, &AtomicBool::new(false), &mut |_| {}).err();
+    assert!(error.expect("none").to_string().contains("generalist"));
+}
+
+#[test]
+fn damaged_maps_are_no_state() {
+    let (run, scans) = (guided(Method::Semisam, 6), scans());
+    let (state, _) = go(&run, learnt(&run, &scans), &scans, 6);
+    let file = Weights::from_safetensors(&state.to_bytes().expect("bytes")).expect("tensors");
+    let read = |change: &dyn Fn(&str, &mut Tensor) -> bool| {
+        let tensors = file.iter().filter_map(|(name, tensor)| {
+            let mut tensor = tensor.clone();
+            change(name, &mut tensor).then(|| (name.to_owned(), tensor))
+        });
+        State::from_bytes(&Weights::new(tensors).expect("shapes fit").to_safetensors().expect("bytes"), &run)
+    };
+    assert!(read(&|_, _| true).is_ok_and(|read| read == state));
+    let is_map = |name: &str| name.starts_with("maps.") && !name.ends_with("drawn");
+    assert!(read(&|name, _| !is_map(name)).is_err());
+    assert!(read(&|name, _| !name.ends_with(".drawn")).is_err());
+    assert!(
+        read(&|name, tensor| {
+            if is_map(name) {
+                tensor.values[5] = 0.5;
+            }
+            true
+        })
+        .is_err()
+    );
 }

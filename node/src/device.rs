@@ -59,21 +59,34 @@ impl TransformerBackend for burn::backend::Cuda {}
 
 impl TransformerBackend for Flex {
     fn attend(q: FlexTensor, k: FlexTensor, v: FlexTensor, shared: Option<FlexTensor>) -> FlexTensor {
-        let [q, k, v] = [q, k, v].map(|tensor| tensor.to_contiguous());
+        let [q, k, v] = [q, k, v].map(rows_of_numbers);
         let shared = shared.map(|shared| shared.to_contiguous());
         let [[heads, queries, width], [_, keys, _], [.., value_width]] =
             [&q, &k, &v].map(|tensor| tensor.layout().shape().dims::<3>());
         let groups = shared.as_ref().map_or(0, |shared| shared.layout().shape().dims::<3>()[1]);
         let shared = shared.as_ref().map(|shared| Shared { groups, rows: values(shared) });
         let attention = Attention { heads, queries, keys, width, value_width, scale: 1.0, shared };
-        let [q, k] = [(&q, queries), (&k, keys)].map(|(x, tokens)| Tokens::by_head(values(x), tokens, width));
-        let attended = attention.attend(q, k, Tokens::by_head(values(&v), keys, value_width));
+        let attended = attention.attend(tokens(&q), tokens(&k), tokens(&v));
         tensor(attended, &[queries, heads * value_width])
     }
 
     fn gelu_exact(x: FlexTensor) -> FlexTensor {
         in_place(x, rows::gelu)
     }
+}
+
+/// The tensor, or a copy, in which the numbers of each row lie side by side; rows may lie anywhere.
+fn rows_of_numbers(tensor: FlexTensor) -> FlexTensor {
+    let beside = matches!(tensor.layout().strides(), [heads, tokens, 1] if *heads >= 0 && *tokens >= 0);
+    if beside { tensor } else { tensor.to_contiguous() }
+}
+
+/// The rows of a tensor [heads, tokens, width] of [`rows_of_numbers`].
+fn tokens(tensor: &FlexTensor) -> Tokens<'_> {
+    let strides = tensor.layout().strides();
+    let [head_stride, token_stride] = [strides[0], strides[1]].map(|stride| stride as usize);
+    let values = &tensor.storage::<f32>()[tensor.layout().start_offset()..];
+    Tokens { values, head_stride, token_stride }
 }
 
 /// Changes the values of a tensor that nobody else holds; of a copy, where somebody does.

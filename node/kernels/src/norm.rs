@@ -294,3 +294,6 @@ impl Kernel for Apply<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

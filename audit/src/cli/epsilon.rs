@@ -15,19 +15,19 @@ pub(super) struct Question {
     #[arg(long, value_enum)]
     mechanism: Mechanism,
     /// The chance with which a unit takes part in a step.
-    #[arg(long, value_name = "Q", default_value_t = 1.0)]
+    #[arg(long, value_name = "Q", default_value_t = 1.0, allow_negative_numbers = true)]
     q: f64,
     /// Standard deviation of the noise divided by the clip norm.
-    #[arg(long, value_name = "Z")]
+    #[arg(long, value_name = "Z", allow_negative_numbers = true)]
     sigma: Option<f64>,
     /// Instead of `--sigma`: the epsilon to keep to; the answer is the smallest sigma that does.
-    #[arg(long, value_name = "E")]
+    #[arg(long, value_name = "E", allow_negative_numbers = true)]
     target_epsilon: Option<f64>,
     /// How many releases there are.
     #[arg(long, value_name = "T")]
     steps: u64,
     /// The delta of (epsilon, delta).
-    #[arg(long, value_name = "D")]
+    #[arg(long, value_name = "D", allow_negative_numbers = true)]
     delta: f64,
     /// Which two cohorts are told apart.
     #[arg(long, value_enum)]

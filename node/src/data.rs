@@ -1,6 +1,7 @@
 //! Scans: from files on disk to training patches. In reading order: [`volume`], [`grid`], [`nifti`], [`folder`],
-//! [`resample`], [`normalise`], [`patch`], [`metrics`], [`preview`], [`synth`].
+//! [`resample`], [`normalise`], [`patch`], [`metrics`], [`click`], [`preview`], [`synth`].
 
+pub mod click;
 pub mod folder;
 pub mod grid;
 pub mod metrics;

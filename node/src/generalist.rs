@@ -1,16 +1,24 @@
-//! A generalist ready for use on scans: a frozen SAM-Med3D that embeds a scan and draws masks where points say.
+//! A generalist ready for use on scans: a frozen promptable network that embeds a scan once and answers many prompts.
 //!
-//! In reading order: [`view`] (what the network sees of a scan), [`point`] (prompts), [`reference`] (comparison with the
+//! It is opened once, lives on its device, and is shared by whoever asks (spec/semisam.md, E11). In reading order:
+//! [`view`] (what the network sees of a scan), [`network`] (what a promptable network is; SAM-Med3D as one), [`point`]
+//! (prompts by people), [`prompter`] (prompts from a student's own prediction), [`reference`] (comparison with the
 //! original implementation).
 
+pub mod network;
 pub mod point;
+pub mod prompter;
 pub mod reference;
 pub mod view;
 
-use std::path::Path;
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+};
 
-use burn::tensor::{Tensor, TensorData, backend::Backend};
-use semisam_shared::weights::{self, Weights};
+use semisam_shared::{ids::Digest, weights};
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     data::{
@@ -19,24 +27,39 @@ use crate::{
         resample::ResampleError,
         volume::{Image, LabelMap},
     },
-    device::{Device, TrainBackend, Work},
+    device::Device,
     model::{
         checkpoint::{self, CheckpointError},
-        sam::{
-            Click, Prompt, Sam, SamError, config::SamConfig, layout, operator::TransformerBackend, resize::trilinear,
-        },
-        vnet::to_host,
+        sam::{Click, SamError},
     },
 };
+use network::{Promptable, Prompts};
 use point::{Point, PointError, centre};
 use view::{View, ViewError};
 
-/// A generalist and where it computes.
+/// A frozen network on its device.
 #[derive(Debug)]
 pub struct Generalist {
-    weights: Weights,
-    config: SamConfig,
-    device: Device,
+    network: Box<dyn Promptable>,
+    digest: Digest,
+}
+
+/// What the network makes of a view of a scan before it is asked anything: the costly part, worth keeping.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embedding {
+    /// In the network's own shape.
+    pub values: weights::Tensor,
+    /// Where the voxels of the view lie.
+    pub grid: Grid,
+}
+
+/// What the network draws in answer to prompts.
+#[derive(Clone, Debug)]
+pub struct Drawing {
+    /// Logits of the object, at the network's resolution of masks, with their place. Above zero is object.
+    pub logits: Image,
+    /// Intersection over union with the object, as the network itself guesses it.
+    pub score: f32,
 }
 
 /// A mask that points led to.
@@ -46,15 +69,6 @@ pub struct Segmentation {
     pub mask: LabelMap,
     /// Intersection over union with the object, as the network itself guesses it.
     pub score: f32,
-    /// What the network saw.
-    pub view: View,
-}
-
-/// What the network makes of a scan before it is asked anything.
-#[derive(Clone, Debug)]
-pub struct Embedding {
-    /// [1, channels, grid].
-    pub values: weights::Tensor,
     /// What the network saw.
     pub view: View,
 }
@@ -69,7 +83,7 @@ pub enum GeneralistError {
     #[error("`{path}` holds no generalist that this program knows")]
     Weights {
         /// The file.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// What is wrong with them.
         source: SamError,
     },
@@ -91,116 +105,81 @@ pub enum GeneralistError {
 }
 
 impl Generalist {
-    /// Reads a checkpoint, .pth or .safetensors, and checks that it is a whole SAM-Med3D.
+    /// Reads a checkpoint, .pth or .safetensors, checks that it is a whole network, and brings it to `device`.
     ///
     /// # Errors
     /// If the file cannot be read; names the tensors that are missing, superfluous or of another shape.
     pub fn open(path: &Path, device: Device) -> Result<Self, GeneralistError> {
-        let weights = checkpoint::read(path)?;
-        let config = SamConfig::of(&weights).and_then(|config| layout::check(&config, &weights).map(|()| config));
-        let config = config.map_err(|source| GeneralistError::Weights { path: path.to_path_buf(), source })?;
-        if config.image_channels != 1 {
-            let source =
-                SamError::Sizes(format!("it takes images of {} channels, but a scan has one", config.image_channels));
-            return Err(GeneralistError::Weights { path: path.to_path_buf(), source });
-        }
-        Ok(Self { weights, config, device })
+        let network = network::on_device(checkpoint::read(path)?, device)
+            .map_err(|source| GeneralistError::Weights { path: path.to_path_buf(), source })?;
+        Ok(Self { network, digest: digest(path)? })
     }
 
-    /// Its sizes.
-    pub fn config(&self) -> &SamConfig {
-        &self.config
+    /// The digest of the file that it was read from: who it is.
+    pub fn digest(&self) -> Digest {
+        self.digest
     }
 
-    /// The embedding of what lies around the points, or in the middle of the scan where there are none.
+    /// The network.
+    pub fn network(&self) -> &dyn Promptable {
+        &*self.network
+    }
+
+    /// What the network makes of a view.
     ///
     /// # Errors
-    /// If a point lies outside, or the scan shows nothing.
-    pub fn embed(self, image: &Image, stored: &StoredGrid, points: &[Point]) -> Result<Embedding, GeneralistError> {
-        let view = View::of(image, self.config.image(), centre(points, stored)?)?;
-        let values = self.device.run(Embed { weights: self.weights, image: &view.image })?;
-        Ok(Embedding { values, view })
+    /// If the view has another size than the network takes.
+    pub fn embed(&self, view: &View) -> Result<Embedding, GeneralistError> {
+        Ok(Embedding { values: self.network.embed(&view.image)?, grid: Grid::from(&view.image) })
+    }
+
+    /// What the network draws about an embedded view.
+    ///
+    /// # Errors
+    /// If the embedding is another network's, or a mask prompt has another size than the network takes.
+    pub fn decode(&self, embedding: &Embedding, prompts: &Prompts) -> Result<Drawing, GeneralistError> {
+        let (values, score) = self.network.decode(&embedding.values, prompts)?;
+        let Grid { shape, affine } = self.mask_grid(embedding);
+        Ok(Drawing { logits: Image { shape, affine, values }, score })
+    }
+
+    /// Where the voxels of masks lie, prompts and answers alike, for an embedded view.
+    pub fn mask_grid(&self, embedding: &Embedding) -> Grid {
+        let (shape, Grid { shape: of_view, .. }) = (self.network.mask(), embedding.grid);
+        let factor: [f64; 3] = std::array::from_fn(|axis| of_view[axis] as f64 / shape[axis] as f64);
+        embedding.grid.rebased(factor.map(|factor| (factor - 1.0) / 2.0), factor, shape)
     }
 
     /// The object that points lead to: they are given one after another, all earlier ones again, each time with the
-    /// network's own last mask.
+    /// network's own last mask, zeros for the first, as in the published training.
     ///
     /// # Errors
     /// If there is no point, a point lies outside, or the scan shows nothing.
     pub fn segment(
-        self,
+        &self,
         image: &Image,
         stored: &StoredGrid,
         points: &[Point],
     ) -> Result<Segmentation, GeneralistError> {
         let centre = centre(points, stored)?.ok_or(GeneralistError::NoPoint)?;
-        let view = View::of(image, self.config.image(), Some(centre))?;
-        let clicks = points.iter().map(|point| point.click(stored, &view)).collect::<Result<Vec<_>, _>>()?;
-        let drawing = Draw { weights: self.weights, image: &view.image, clicks: &clicks };
-        let (logits, score) = self.device.run(drawing)?;
-        let mask = view.mask(logits, &Grid::from(image))?;
+        let view = View::of(image, self.network.image(), Some(centre))?;
+        let clicks = points.iter().map(|point| point.click(stored, &view)).collect::<Result<Vec<Click>, _>>()?;
+        let embedding = self.embed(&view)?;
+        let mut mask = vec![0.0; self.mask_grid(&embedding).count()];
+        let mut score = 0.0;
+        for count in 1..=clicks.len() {
+            let drawing = self.decode(&embedding, &Prompts { clicks: clicks[..count].to_vec(), mask: Some(mask) })?;
+            (mask, score) = (drawing.logits.values, drawing.score);
+        }
+        let mask = view.mask(self.network.enlarge(mask), &Grid::from(image))?;
         Ok(Segmentation { mask, score, view })
     }
 }
 
-struct Embed<'a> {
-    weights: Weights,
-    image: &'a Image,
-}
-
-impl Work for Embed<'_> {
-    type Output = Result<weights::Tensor, SamError>;
-
-    fn run<B: TrainBackend>(self, device: &B::Device) -> Self::Output {
-        let sam = Sam::<B::InnerBackend>::new(self.weights, device)?;
-        let embedding = sam.encode(to_device(self.image, device))?;
-        let shape = embedding.dims().to_vec();
-        Ok(weights::Tensor { shape, values: to_host(embedding.into_data()) })
-    }
-}
-
-struct Draw<'a> {
-    weights: Weights,
-    image: &'a Image,
-    clicks: &'a [Click],
-}
-
-impl Work for Draw<'_> {
-    type Output = Result<(Vec<f32>, f32), SamError>;
-
-    fn run<B: TrainBackend>(self, device: &B::Device) -> Self::Output {
-        let sam = Sam::<B::InnerBackend>::new(self.weights, device)?;
-        let embedding = sam.encode(to_device(self.image, device))?;
-        let (logits, score) = draw(&sam, embedding, self.clicks)?;
-        let logits = trilinear(logits, sam.config().image());
-        Ok((to_host(logits.into_data()), score))
-    }
-}
-
-/// The single mask's low-resolution logits after `clicks` were given one by one, and its score. A click comes with all
-/// earlier ones and the last mask, zeros for the first, as in the published training.
-///
-/// # Errors
-/// If the embedding is not this network's.
-pub fn draw<B: TransformerBackend>(
-    sam: &Sam<B>,
-    embedding: Tensor<B, 5>,
-    clicks: &[Click],
-) -> Result<(Tensor<B, 5>, f32), SamError> {
-    let [d, h, w] = sam.config().low_resolution();
-    let mut mask = Tensor::zeros([1, 1, d, h, w], &embedding.device());
-    let mut score = 0.0;
-    for count in 1..=clicks.len() {
-        let prompt = Prompt { clicks: clicks[..count].to_vec(), mask: Some(mask) };
-        let answer = sam.decode(embedding.clone(), &prompt)?;
-        mask = answer.single();
-        score = to_host(answer.scores.narrow(1, 0, 1).into_data())[0];
-    }
-    Ok((mask, score))
-}
-
-/// An image as a batch of one, one channel.
-pub fn to_device<B: Backend>(image: &Image, device: &B::Device) -> Tensor<B, 5> {
-    let [x, y, z] = image.shape;
-    Tensor::from_data(TensorData::new(image.values.clone(), [1, 1, x, y, z]), device)
+/// SHA-256 of a file.
+fn digest(path: &Path) -> Result<Digest, CheckpointError> {
+    let mut hash = Sha256::new();
+    let read = File::open(path).and_then(|mut file| io::copy(&mut file, &mut hash));
+    read.map_err(|source| CheckpointError::Read { path: path.to_path_buf(), source })?;
+    Ok(Digest(hash.finalize().into()))
 }

@@ -21,10 +21,10 @@ use semisam_node::{
         TrainError,
         infer::{Windows, segment},
         local::{LocalRun, Method, State, train},
-        losses::{Losses, Targets, TermWeights},
+        losses::{Losses, Opinion, Targets, TermWeights},
         patient::{LocalTraining, PreparedPatient, patient_deltas},
         reference::compare,
-        trainer::{Optimiser, Parameters, Question, Step, Trainer},
+        trainer::{Doubt, Optimiser, Parameters, Question, Step, Trainer},
     },
 };
 use std::sync::atomic::AtomicBool;
@@ -217,15 +217,25 @@ impl Work for Steps {
         for number in 0..self.count {
             let (seen, labels) = batch(number);
             let (noisy, _) = batch(number + 1000);
+            let looks = || (0..2).map(|look| (batch(number + 2000 + look).0, Some(look))).collect();
+            let thought = |labels: &Option<Vec<u8>>| match labels {
+                None => Some(Opinion {
+                    probability: (0..seen_voxels()).map(|at| (at % 5) as f32 / 4.0).collect(),
+                    confidence: (0..seen_voxels()).map(|at| (at % 3) as f32 / 2.0).collect(),
+                }),
+                Some(_) => None,
+            };
+            let opinions = labels.iter().map(thought).collect();
             trainer.step(Step {
                 batch: seen,
-                targets: Targets { labels, ..Targets::default() },
+                targets: Targets { labels, opinions, ..Targets::default() },
                 question: Some(Question {
                     batch: noisy,
                     dropout: self.thresholds.then_some(2 * number + 1),
                     confidence: self.thresholds.then_some(0.6),
+                    doubt: self.thresholds.then(|| Doubt { looks: looks(), most: 0.6 }),
                 }),
-                terms: TermWeights { pseudo: 0.2, teacher: 0.5, generalist: 0.0 },
+                terms: TermWeights { pseudo: 0.2, teacher: 0.5, generalist: 0.3 },
                 dropout: self.thresholds.then_some(2 * number + 4),
                 learning_rate: 0.05,
                 average: Some(number),
@@ -234,6 +244,10 @@ impl Work for Steps {
         }
         Ok(Outcome { losses, parameters: trainer.parameters() })
     }
+}
+
+fn seen_voxels() -> usize {
+    PATCH.iter().product()
 }
 
 fn assert_curve(side: Side, found: &[Losses], expected: &[Losses], tolerance: f64) {

@@ -19,7 +19,7 @@ use crate::{
     device::{DeviceChoice, DeviceError},
     generalist::{
         Generalist, GeneralistError,
-        point::Point,
+        point::{Point, centre},
         reference::{ReferenceError, compare},
         view::{SPACING_MM, View},
     },
@@ -200,10 +200,13 @@ fn segment(args: &SegmentArgs) -> Result<(String, Value), SamCommandError> {
 
 fn embed(args: &EmbedArgs) -> Result<(String, Value), SamCommandError> {
     let (stored, image) = (nifti::read_grid(&args.input)?, nifti::read_image(&args.input)?);
-    let found = open(&args.generalist)?.embed(&image, &stored, &args.points)?;
-    let mut value = shown(&found.view);
+    let generalist = open(&args.generalist)?;
+    let centre = centre(&args.points, &stored).map_err(GeneralistError::from)?;
+    let view = View::of(&image, generalist.network().image(), centre).map_err(GeneralistError::from)?;
+    let found = generalist.embed(&view)?;
+    let mut value = shown(&view);
     let shape = found.values.shape.clone();
-    let affine = found.view.image.affine.iter().flatten().map(|number| *number as f32).collect();
+    let affine = found.grid.affine.iter().flatten().map(|number| *number as f32).collect();
     let tensors = [("image_embedding", found.values), ("affine", Tensor { shape: vec![4, 4], values: affine })];
     let tensors = Weights::new(tensors.map(|(name, tensor)| (name.to_owned(), tensor)))?;
     save(&args.out, &tensors.to_safetensors()?)?;

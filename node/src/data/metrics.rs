@@ -6,7 +6,7 @@
 //! Two empty masks agree (Dice 1, distances 0); against one empty mask overlap is 0 and distances do not exist.
 //! Reference: MedPy `metric.binary`; spec section 8.
 
-pub(super) mod edt;
+pub(crate) mod edt;
 #[cfg(test)]
 mod tests;
 

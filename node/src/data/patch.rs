@@ -80,12 +80,24 @@ pub fn random_patch(
     foreground: f64,
     rng: &mut ChaCha8Rng,
 ) -> (Image, Option<LabelMap>) {
+    let start = random_start(image.shape, labels, size, foreground, rng);
+    (crop(image, start, size), labels.map(|labels| crop(labels, start, size)))
+}
+
+/// Where [`random_patch`] starts in a volume of `shape`, with the same draws.
+pub fn random_start(
+    shape: [usize; 3],
+    labels: Option<&LabelMap>,
+    size: [usize; 3],
+    foreground: f64,
+    rng: &mut ChaCha8Rng,
+) -> [i64; 3] {
     // Drawn in any case, so that the stream of random numbers does not depend on the labels.
     let (centred, pick) = (rng.random_bool(foreground.clamp(0.0, 1.0)), rng.random::<f64>());
     let shares: [f64; 3] = std::array::from_fn(|_| rng.random());
     let wanted = labels.filter(|_| centred).and_then(|labels| foreground_voxel(labels, pick));
-    let start = std::array::from_fn(|axis| {
-        let (extent, side) = (image.shape[axis] as i64, size[axis] as i64);
+    std::array::from_fn(|axis| {
+        let (extent, side) = (shape[axis] as i64, size[axis] as i64);
         if extent <= side {
             return -((side - extent) / 2);
         }
@@ -94,8 +106,7 @@ pub fn random_patch(
             (low, high) = (low.max(voxel[axis] as i64 - side + 1), high.min(voxel[axis] as i64));
         }
         low + ((high - low + 1) as f64 * shares[axis]) as i64
-    });
-    (crop(image, start, size), labels.map(|labels| crop(labels, start, size)))
+    })
 }
 
 /// The voxel a share `pick` of the way through all voxels that are not background.
@@ -109,9 +120,7 @@ fn foreground_voxel(labels: &LabelMap, pick: f64) -> Option<[usize; 3]> {
 
 /// Varies a patch in place: geometry of image and labels alike, then intensities of the image.
 pub fn augment(image: &mut Image, labels: Option<&mut LabelMap>, how: &Augmentation, rng: &mut ChaCha8Rng) {
-    let flips = [rng.random_bool(how.flip), rng.random_bool(how.flip)];
-    let quarter_turns = if rng.random_bool(how.turn) { rng.random_range(0..4) } else { 0 };
-    let turns = if image.shape[0] == image.shape[1] { quarter_turns } else { 0 };
+    let (flips, turns) = moves(image.shape, how, rng);
     rearrange(image, flips, turns);
     if let Some(labels) = labels {
         rearrange(labels, flips, turns);
@@ -126,6 +135,19 @@ pub fn augment(image: &mut Image, labels: Option<&mut LabelMap>, how: &Augmentat
         let deviation = rng.random_range(0.0..0.1_f32);
         image.values.iter_mut().for_each(|value| *value += deviation * normal(rng));
     }
+}
+
+/// Moves a patch as [`augment`] moves an image of its shape with the same draws.
+pub fn augment_place<T: Copy>(volume: &mut Volume<T>, how: &Augmentation, rng: &mut ChaCha8Rng) {
+    let (flips, turns) = moves(volume.shape, how, rng);
+    rearrange(volume, flips, turns);
+}
+
+/// Flips along x and y, and quarter turns.
+fn moves(shape: [usize; 3], how: &Augmentation, rng: &mut ChaCha8Rng) -> ([bool; 2], usize) {
+    let flips = [rng.random_bool(how.flip), rng.random_bool(how.flip)];
+    let quarter_turns = if rng.random_bool(how.turn) { rng.random_range(0..4) } else { 0 };
+    (flips, if shape[0] == shape[1] { quarter_turns } else { 0 })
 }
 
 fn rearrange<T: Copy>(volume: &mut Volume<T>, flips: [bool; 2], turns: usize) {
@@ -245,6 +267,19 @@ mod tests {
             let mut sorted = image.values.clone();
             sorted.sort_by(f32::total_cmp);
             assert_eq!(sorted, numbered([5, 5, 2]).values);
+        }
+    }
+
+    #[test]
+    fn what_lies_beside_is_moved_as_the_labels_are() {
+        for seed in 0..40 {
+            let mut image = numbered([5, 5, 2]);
+            let values: Vec<u8> = (0..50).collect();
+            let mut labels = Volume { shape: image.shape, affine: image.affine, values };
+            let mut beside = labels.clone();
+            augment(&mut image, Some(&mut labels), &Augmentation::default(), &mut rng(seed));
+            augment_place(&mut beside, &Augmentation::default(), &mut rng(seed));
+            assert_eq!(beside.values, labels.values);
         }
     }
 

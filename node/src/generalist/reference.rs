@@ -132,7 +132,7 @@ impl<B: TransformerBackend> Inputs<'_, B> {
         if let Some(answer) = self.answers.get(case) {
             return Ok(answer.clone());
         }
-        let prompt = Prompt { clicks: self.clicks(case)?, mask: self.mask(case)? };
+        let prompt = Prompt { clicks: self.clicks(case)?, mask: self.mask(case)?, padded: false };
         let answer = self.sam.decode(self.embedding.clone(), &prompt)?;
         self.answers.insert(case.to_owned(), answer.clone());
         Ok(answer)

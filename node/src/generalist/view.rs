@@ -11,12 +11,15 @@ use thiserror::Error;
 use crate::data::{
     grid::Grid,
     patch::crop,
-    resample::{ResampleError, image_onto, image_to_spacing},
+    resample::{ResampleError, grid_at, image_onto, image_to_spacing},
     volume::{Image, LabelMap},
 };
 
 /// Spacing that SAM-Med3D was trained at, in millimetres.
 pub const SPACING_MM: f64 = 1.5;
+
+/// Part of the name of everything that is kept of a view: raised whenever a scan is shown otherwise than before.
+pub const VERSION: u32 = 1;
 
 /// Below this a scan holds Hounsfield units: air is -1000, and nothing that was standardised reaches so far.
 const CT_MOST_MINIMUM: f32 = -200.0;
@@ -123,22 +126,49 @@ impl View {
     pub fn mask(&self, logits: Vec<f32>, scan: &Grid) -> Result<LabelMap, ResampleError> {
         let own = Grid::from(&self.image);
         let logits = image_onto(&Image { shape: own.shape, affine: own.affine, values: logits }, scan)?;
-        let seen: [Vec<bool>; 3] = std::array::from_fn(|axis| {
-            let place = |index: usize| {
-                let mut at = [0.0; 3];
-                at[axis] = index as f64;
-                within(own.voxel(scan.world(at))[axis], own.shape[axis])
-            };
-            (0..scan.shape[axis]).map(place).collect()
-        });
-        let [_, ny, nz] = scan.shape;
-        let of_voxel = |(at, logit): (usize, &f32)| {
-            let seen = seen[0][at / nz / ny] && seen[1][at / nz % ny] && seen[2][at % nz];
-            u8::from(seen && *logit > 0.0)
-        };
-        let values = logits.values.iter().enumerate().map(of_voxel).collect();
+        let seen = seen(&own, scan);
+        let values = logits.values.iter().zip(seen).map(|(logit, seen)| u8::from(seen && *logit > 0.0)).collect();
         Ok(LabelMap { shape: scan.shape, affine: scan.affine, values })
     }
+}
+
+/// Which voxels of `scan` lie within the grid `view`, whose axes are the same.
+pub fn seen(view: &Grid, scan: &Grid) -> Vec<bool> {
+    let [xs, ys, zs]: [Vec<bool>; 3] = std::array::from_fn(|axis| {
+        let place = |index: usize| {
+            let mut at = [0.0; 3];
+            at[axis] = index as f64;
+            within(view.voxel(scan.world(at))[axis], view.shape[axis])
+        };
+        (0..scan.shape[axis]).map(place).collect()
+    });
+    let mut seen = Vec::with_capacity(scan.count());
+    for x in xs {
+        ys.iter().for_each(|y| seen.extend(zs.iter().map(|z| x && *y && *z)));
+    }
+    seen
+}
+
+/// Centres, in scanner millimetres, of cubes of `size` voxels that together show all of `scan`: its middle where one is
+/// enough; else they overlap by half or more.
+///
+/// # Errors
+/// If the scan is too large to be resampled.
+pub fn stations(scan: &Grid, size: [usize; 3]) -> Result<Vec<[f64; 3]>, ResampleError> {
+    let grid = grid_at(scan, [SPACING_MM; 3])?;
+    let [xs, ys, zs]: [Vec<f64>; 3] = std::array::from_fn(|axis| {
+        let (extent, side) = (grid.shape[axis], size[axis]);
+        let steps = extent.saturating_sub(side).div_ceil((side / 2).max(1));
+        let middle = (extent as f64 - 1.0) / 2.0;
+        let reach = extent.saturating_sub(side) as f64;
+        let place = |step: usize| if steps == 0 { 0.0 } else { reach * (step as f64 / steps as f64 - 0.5) };
+        (0..=steps).map(|step| middle + place(step)).collect()
+    });
+    let mut centres = Vec::with_capacity(xs.len() * ys.len() * zs.len());
+    for x in &xs {
+        ys.iter().for_each(|y| centres.extend(zs.iter().map(|z| grid.world([*x, *y, *z]))));
+    }
+    Ok(centres)
 }
 
 /// Whether an index lies in one of `extent` voxels.
@@ -172,8 +202,9 @@ mod tests {
         Image { shape, affine, values: values.collect() }
     }
 
+    /// spec/semisam.md, E6.
     #[test]
-    fn the_body_has_mean_zero_and_deviation_one_and_padding_is_air() {
+    fn e06_the_body_has_mean_zero_and_deviation_one_and_padding_is_air() {
         for (air, gain, expected) in [
             (0.0, 1.0, Intensities::Magnitude),
             (-1000.0, 10.0, Intensities::Hounsfield),
@@ -198,6 +229,26 @@ mod tests {
         other.values.iter_mut().for_each(|value| *value = (*value - 12.0) / 7.0);
         let other = View::of(&other, [48; 3], None).expect("a view").image;
         assert!(plain.values.iter().zip(&other.values).all(|(a, b)| (a - b).abs() < 1e-3));
+    }
+
+    #[test]
+    fn stations_show_every_voxel_of_a_scan() {
+        // 2 x 1 x 3 mm seen in cubes of 48 mm
+        for (shape, count) in [([20, 30, 10], 1), ([80, 30, 10], 6), ([44, 44, 10], 3), ([44, 60, 10], 3 * 2)] {
+            let grid = Grid { shape, ..Grid::from(&scan(0.0, 1.0)) };
+            let size = [32; 3];
+            let centres = stations(&grid, size).expect("small");
+            let mut shown = vec![false; grid.count()];
+            for centre in &centres {
+                let resampled = grid_at(&grid, [SPACING_MM; 3]).expect("small");
+                let at = resampled.voxel(*centre);
+                let start = std::array::from_fn(|axis| (at[axis] - 15.5).round());
+                let view = resampled.rebased(start, [1.0; 3], size);
+                shown.iter_mut().zip(seen(&view, &grid)).for_each(|(shown, seen)| *shown |= seen);
+            }
+            assert!(shown.iter().all(|shown| *shown), "{shape:?}");
+            assert_eq!(centres.len(), count, "{shape:?}");
+        }
     }
 
     #[test]

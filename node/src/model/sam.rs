@@ -80,6 +80,8 @@ pub struct Prompt<B: Backend> {
     pub clicks: Vec<Click>,
     /// Logits of a mask, [1, 1, 4 * grid]; the published training starts from zeros, which is not the same as none.
     pub mask: Option<Tensor<B, 5>>,
+    /// Whether the token of a point that is none is sent where there are no points, as it always is behind points.
+    pub padded: bool,
 }
 
 /// What the network answers.
@@ -150,7 +152,8 @@ impl<B: TransformerBackend> Sam<B> {
         let ([d, h, w], channels, tokens) = (self.config.grid, self.config.channels, self.config.tokens());
         fits("an embedding", [1, channels, d, h, w], &embedding)?;
         let image = embedding.reshape([channels, tokens]).swap_dims(0, 1) + self.dense_rows(prompt.mask.clone())?;
-        let points = self.prompt_encoder.points(&prompt.clicks);
+        let padding = || prompt.padded.then(|| self.prompt_encoder.padding());
+        let points = self.prompt_encoder.points(&prompt.clicks).or_else(padding);
         let (logits, scores) = self.mask_decoder.forward(image, self.prompt_encoder.grid(), points);
         Ok(Answer { logits, scores })
     }

@@ -7,8 +7,8 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{TrainError, normal};
 use crate::data::{
-    patch::{Augmentation, augment, random_patch},
-    volume::{Image, LabelMap},
+    patch::{Augmentation, augment, augment_place, crop, random_patch, random_start},
+    volume::{Image, LabelMap, Volume},
 };
 
 /// Share of crops that are placed on foreground.
@@ -58,6 +58,22 @@ impl PreparedScan {
     }
 }
 
+/// The piece that [`PreparedScan::crop`] cuts of a scan without labels, of another volume on its grid, if the draws are the
+/// same.
+pub fn crop_beside<T: Copy + Default>(
+    beside: &Volume<T>,
+    patch: [usize; 3],
+    varied: bool,
+    random: &mut ChaCha8Rng,
+) -> Volume<T> {
+    let start = random_start(beside.shape, None, patch, ON_FOREGROUND, random);
+    let mut piece = crop(beside, start, patch);
+    if varied {
+        augment_place(&mut piece, &Augmentation::default(), random);
+    }
+    piece
+}
+
 /// Adds the recipe's perturbation, `clamp(noise · N(0,1), ±2 · noise)`.
 pub fn perturb(image: &mut [f32], noise: f64, random: &mut ChaCha8Rng) {
     if noise > 0.0 {
@@ -92,6 +108,17 @@ mod tests {
             for (value, label) in plain.image.iter().zip(labels) {
                 assert_eq!(label, u8::from(*value != 0.0 && value % 5.0 == 0.0));
             }
+        }
+    }
+
+    #[test]
+    fn what_lies_beside_a_scan_is_cut_as_the_scan_is() {
+        let plain = PreparedScan { labels: None, ..scan([11, 12, 9]) };
+        let beside =
+            Volume { shape: plain.image.shape, affine: plain.image.affine, values: plain.image.values.clone() };
+        for seed in 0..40 {
+            let cut = crop_beside(&beside, [6, 6, 12], false, &mut generator(seed, "test", &[])).values;
+            assert_eq!(cut, plain.crop([6, 6, 12], false, &mut generator(seed, "test", &[])).image);
         }
     }
 

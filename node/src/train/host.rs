@@ -5,11 +5,11 @@ use semisam_shared::weights::Weights;
 
 use super::{
     TrainError,
-    losses::{IGNORED, Losses},
+    losses::{IGNORED, Losses, UNCERTAIN_OF},
     optimiser::Sgd,
-    step::{gradient, probabilities},
+    step::{Batch, gradient, probabilities},
     teacher::follow,
-    trainer::{Optimiser, Parameters, Question, Step},
+    trainer::{Optimiser, Parameters, Step},
 };
 use crate::{
     device::TrainBackend,
@@ -49,9 +49,14 @@ impl<B: TrainBackend> Host<B> {
     pub(super) fn step(&mut self, step: Step) -> Result<(), TrainError> {
         let mut targets = step.targets;
         if let Some(question) = step.question {
-            let opinion = self.ask(&question)?;
+            let opinion = self.ask(&question.batch, question.dropout)?;
             if let Some(threshold) = question.confidence {
                 targets.pseudo_labels = pseudo_labels(&opinion, &targets.labels, self.config.classes, threshold);
+            }
+            if let Some(doubt) = &question.doubt {
+                let looks = doubt.looks.iter().map(|(batch, dropout)| self.ask(batch, *dropout));
+                let looks = looks.collect::<Result<Vec<_>, _>>()?;
+                targets.certain = Some(certain(&looks, &targets.labels, self.config.classes, doubt.most));
             }
             targets.teacher = Some(opinion);
         }
@@ -69,7 +74,7 @@ impl<B: TrainBackend> Host<B> {
     }
 
     /// What the teacher thinks of a batch.
-    fn ask(&mut self, question: &Question) -> Result<Vec<f32>, TrainError> {
+    fn ask(&mut self, batch: &Batch, dropout: Option<u64>) -> Result<Vec<f32>, TrainError> {
         let network = match self.asked.take() {
             Some(network) => network,
             None => {
@@ -77,7 +82,7 @@ impl<B: TrainBackend> Host<B> {
                 VNet::new(self.config, &teacher, &self.device)?
             }
         };
-        let opinion = probabilities::<B>(&network, &question.batch, question.dropout, &self.device)?;
+        let opinion = probabilities::<B>(&network, batch, dropout, &self.device)?;
         self.asked = Some(network);
         Ok(opinion)
     }
@@ -116,4 +121,21 @@ fn confident(probabilities: &[f32], classes: usize, threshold: f32) -> Vec<u8> {
         if at(best) > threshold { best as u8 } else { IGNORED }
     };
     (0..voxels).map(of_voxel).collect()
+}
+
+/// 1 where the mean of several opinions has an entropy below `most` nats, 0 elsewhere and on samples with labels:
+/// [samples, voxels].
+pub(super) fn certain(looks: &[Vec<f32>], labels: &[Option<Vec<u8>>], classes: usize, most: f64) -> Vec<f32> {
+    let voxels = looks[0].len() / (labels.len() * classes);
+    let of_voxel = |at: usize| {
+        let (sample, voxel) = (at / voxels, at % voxels);
+        let surprise = |class: usize| {
+            let look = |look: &Vec<f32>| f64::from(look[(sample * classes + class) * voxels + voxel]);
+            let p = looks.iter().map(look).sum::<f64>() / looks.len() as f64;
+            -p * (p + UNCERTAIN_OF).ln()
+        };
+        let entropy: f64 = (0..classes).map(surprise).sum();
+        f32::from(u8::from(labels[sample].is_none() && entropy < most))
+    };
+    (0..labels.len() * voxels).map(of_voxel).collect()
 }

@@ -85,25 +85,34 @@ impl Work for Scan<'_> {
 
     fn run<B: TrainBackend>(self, device: &B::Device) -> Self::Output {
         let network = VNet::<B::InnerBackend>::new(self.config, self.weights, device)?;
-        let Windows { size, stride } = self.windows;
-        let classes = self.config.classes;
-        let (padded, first) = pad(self.image, size);
-        let mut sums = vec![0.0; classes * padded.count()];
-        let mut visits = vec![0.0; padded.count()];
-        for start in window_starts(padded.shape, size, stride) {
-            let window = crop(&padded, start.map(|at| at as i64), size);
-            let batch = Batch { images: window.values, samples: 1, patch: size };
-            let found = probabilities::<B>(&network, &batch, None, device)?;
-            add(&found, &rows(padded.shape, size, start), (&mut sums, &mut visits), classes);
-        }
-        let mut averages = Vec::with_capacity(classes * self.image.count());
-        for class in sums.chunks_exact(padded.count()) {
-            let values = class.iter().zip(&visits).map(|(sum, visits)| sum / visits).collect();
-            let average = Volume { values, ..padded.clone() };
-            averages.extend(crop(&average, first.map(|at| at as i64), self.image.shape).values);
-        }
-        Ok(averages)
+        by_network::<B>(&network, self.image, self.windows, device)
     }
+}
+
+/// [`class_probabilities`] by a network that is on its device.
+pub(super) fn by_network<B: TrainBackend>(
+    network: &VNet<B::InnerBackend>,
+    image: &Image,
+    Windows { size, stride }: Windows,
+    device: &B::Device,
+) -> Result<Vec<f32>, TrainError> {
+    let classes = network.config().classes;
+    let (padded, first) = pad(image, size);
+    let mut sums = vec![0.0; classes * padded.count()];
+    let mut visits = vec![0.0; padded.count()];
+    for start in window_starts(padded.shape, size, stride) {
+        let window = crop(&padded, start.map(|at| at as i64), size);
+        let batch = Batch { images: window.values, samples: 1, patch: size };
+        let found = probabilities::<B>(network, &batch, None, device)?;
+        add(&found, &rows(padded.shape, size, start), (&mut sums, &mut visits), classes);
+    }
+    let mut averages = Vec::with_capacity(classes * image.count());
+    for class in sums.chunks_exact(padded.count()) {
+        let values = class.iter().zip(&visits).map(|(sum, visits)| sum / visits).collect();
+        let average = Volume { values, ..padded.clone() };
+        averages.extend(crop(&average, first.map(|at| at as i64), image.shape).values);
+    }
+    Ok(averages)
 }
 
 /// Adds a window's probabilities, row by row, to the sums and counts of the voxels that it covers.

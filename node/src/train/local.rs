@@ -273,7 +273,7 @@ impl Training<'_> {
             let mut noisy = batch.clone();
             perturb(&mut noisy.images, run.noise, &mut generator(run.seed, "teacher noise", &[step]));
             let dropout = run.dropout.then(|| run.seed ^ (2 * step));
-            Question { batch: noisy, dropout, confidence: None }
+            Question { batch: noisy, dropout, confidence: None, doubt: None }
         });
         let teacher = run.consistency_weight * ramp(step, run.steps);
         Step {

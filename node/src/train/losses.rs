@@ -1,7 +1,7 @@
-//! The four loss terms of SemiSAM and their gradient with respect to the logits (spec/semisam.md, section 5.2).
+//! The loss terms of SemiSAM and SemiSAM+ and their gradient with respect to the logits (spec/semisam.md, 5.2, 6.2, 6.3).
 //!
-//! Cross-entropy and Dice on labelled samples, agreement with the teacher on all, agreement with the generalist's mask
-//! where there is one. The terms are closed forms of the softmax, so value and gradient are computed here, on the host,
+//! Cross-entropy and Dice on labelled samples, agreement with the teacher on all or where it is certain, agreement with the
+//! generalist's opinion where there is one, as far as it is to be trusted. The terms are closed forms of the softmax, so value and gradient are computed here, on the host,
 //! in two passes with sums in f64: exact to rounding, and the same bits whatever the backend does with threads. The
 //! backend only carries the gradient on through the network.
 
@@ -10,6 +10,9 @@ pub const IGNORED: u8 = u8::MAX;
 
 /// Keeps Dice defined where a class is absent.
 pub(super) const SMOOTHING: f64 = 1e-5;
+
+/// Keeps the entropy of a class that is impossible defined (spec/semisam.md, 6.2).
+pub(super) const UNCERTAIN_OF: f64 = 1e-6;
 
 /// Logits of a batch.
 #[derive(Clone, Copy, Debug)]
@@ -31,8 +34,29 @@ pub struct Targets {
     pub pseudo_labels: Vec<Option<Vec<u8>>>,
     /// The teacher's probabilities, in the logits' order.
     pub teacher: Option<Vec<f32>>,
-    /// The generalist's mask, as classes.
-    pub masks: Vec<Option<Vec<u8>>>,
+    /// 1 where the teacher is certain and 0 elsewhere, [samples, voxels]: then only that counts, and only on samples
+    /// without labels (UA-MT).
+    pub certain: Option<Vec<f32>>,
+    /// What the generalist thinks.
+    pub opinions: Vec<Option<Opinion>>,
+}
+
+/// What a generalist thinks of a sample. Nothing here is differentiated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Opinion {
+    /// How likely each class but the background is, [classes - 1, voxels].
+    pub probability: Vec<f32>,
+    /// How much each of these counts, at least 0.
+    pub confidence: Vec<f32>,
+}
+
+impl Opinion {
+    /// A mask of classes that is taken as it is.
+    pub fn of_mask(mask: &[u8], classes: usize) -> Self {
+        let of_class = |class: usize| mask.iter().map(move |drawn| f32::from(u8::from(usize::from(*drawn) == class)));
+        let probability: Vec<f32> = (1..classes).flat_map(of_class).collect();
+        Self { confidence: vec![1.0; probability.len()], probability }
+    }
 }
 
 /// Factors of the terms; the supervised terms have 1.
@@ -55,9 +79,9 @@ pub struct Losses {
     pub dice: f64,
     /// Cross-entropy plus Dice against pseudo-labels.
     pub pseudo: f64,
-    /// Half the mean squared difference from the teacher.
+    /// Half the mean squared difference from the teacher; of UA-MT the mean one where it is certain.
     pub teacher: f64,
-    /// Mean squared difference from the generalist's mask.
+    /// Squared difference from the generalist's opinion, the mean weighted by its confidence.
     pub generalist: f64,
     /// What is minimised.
     pub total: f64,
@@ -100,8 +124,12 @@ pub fn losses(logits: Logits<'_>, targets: &Targets, weights: TermWeights) -> (L
     let (cross_entropy, dice) = batch.supervised(&targets.labels, 1.0);
     let (pseudo_entropy, pseudo_dice) = batch.supervised(&targets.pseudo_labels, weights.pseudo);
     let pseudo = pseudo_entropy + pseudo_dice;
-    let teacher = targets.teacher.as_ref().map_or(0.0, |teacher| batch.agree_with_teacher(teacher, weights.teacher));
-    let generalist = batch.agree_with_masks(&targets.masks, weights.generalist);
+    let teacher = match (&targets.teacher, &targets.certain) {
+        (Some(teacher), None) => batch.agree_with_teacher(teacher, weights.teacher),
+        (Some(teacher), Some(certain)) => batch.agree_where_certain(teacher, certain, weights.teacher),
+        (None, _) => 0.0,
+    };
+    let generalist = batch.agree_with_opinions(&targets.opinions, weights.generalist);
     let total =
         cross_entropy + dice + weights.pseudo * pseudo + weights.teacher * teacher + weights.generalist * generalist;
     (Losses { cross_entropy, dice, pseudo, teacher, generalist, total }, batch.into_gradient())
@@ -196,21 +224,44 @@ impl Batch {
         sum / (2.0 * count)
     }
 
-    fn agree_with_masks(&mut self, masks: &[Option<Vec<u8>>], weight: f64) -> f64 {
-        let count = (masks.iter().flatten().count() * self.classes * self.voxels) as f64;
-        let (mut sum, factor) = (0.0, (2.0 * weight / count) as f32);
-        for (sample, mask) in masks.iter().enumerate().filter_map(|(sample, mask)| Some((sample, mask.as_ref()?))) {
-            for class in 0..self.classes {
-                let start = (sample * self.classes + class) * self.voxels;
-                for (voxel, &drawn) in mask.iter().enumerate() {
-                    let truth = f32::from(u8::from(class == usize::from(drawn)));
-                    let difference = self.probabilities[start + voxel] - truth;
-                    sum += f64::from(difference * difference);
-                    self.slope[start + voxel] += factor * difference;
-                }
+    fn agree_where_certain(&mut self, teacher: &[f32], certain: &[f32], weight: f64) -> f64 {
+        assert_eq!(teacher.len(), self.probabilities.len(), "teacher and student see the same batch");
+        assert_eq!(certain.len() * self.classes, teacher.len(), "each voxel is certain or not");
+        let counted: f64 = certain.iter().map(|certain| f64::from(*certain)).sum();
+        if counted == 0.0 {
+            return 0.0;
+        }
+        let (count, mut sum) = (counted * self.classes as f64, 0.0);
+        let factor = (2.0 * weight / count) as f32;
+        for at in 0..teacher.len() {
+            let sample = at / (self.classes * self.voxels);
+            let difference = self.probabilities[at] - teacher[at];
+            let certain = certain[sample * self.voxels + at % self.voxels];
+            sum += f64::from(certain * difference * difference);
+            self.slope[at] += factor * certain * difference;
+        }
+        sum / count
+    }
+
+    fn agree_with_opinions(&mut self, opinions: &[Option<Opinion>], weight: f64) -> f64 {
+        let trust: f64 =
+            opinions.iter().flatten().flat_map(|opinion| &opinion.confidence).map(|trust| f64::from(*trust)).sum();
+        if trust == 0.0 {
+            return 0.0;
+        }
+        let (mut sum, factor) = (0.0, 2.0 * weight / trust);
+        for (sample, opinion) in opinions.iter().enumerate() {
+            let Some(Opinion { probability, confidence }) = opinion else { continue };
+            let foreground = (sample * self.classes + 1) * self.voxels..(sample + 1) * self.classes * self.voxels;
+            assert_eq!((probability.len(), confidence.len()), (foreground.len(), foreground.len()), "of this sample");
+            let slopes = self.slope[foreground.clone()].iter_mut().zip(&self.probabilities[foreground]);
+            for ((slope, p), (q, trust)) in slopes.zip(probability.iter().zip(confidence)) {
+                let difference = f64::from(p - q);
+                sum += f64::from(*trust) * difference * difference;
+                *slope += (factor * f64::from(*trust) * difference) as f32;
             }
         }
-        if count == 0.0 { 0.0 } else { sum / count }
+        sum / trust
     }
 
     /// Carries the slopes through the softmax: `dz_c = p_c (s_c - Σ_k s_k p_k)`.
@@ -240,32 +291,116 @@ mod tests {
         losses(Logits { values, classes: 3, voxels: 4 }, targets, weights).0.total
     }
 
+    fn opinion(values: &[(f32, f32)]) -> Opinion {
+        Opinion {
+            probability: values.iter().map(|(p, _)| *p).collect(),
+            confidence: values.iter().map(|(_, c)| *c).collect(),
+        }
+    }
+
+    fn slope_at(values: &[f32], at: usize, of: impl Fn(&[f32]) -> f64) -> f64 {
+        let moved = |by: f32| {
+            let mut moved = values.to_vec();
+            moved[at] += by;
+            of(&moved)
+        };
+        (moved(1e-2) - moved(-1e-2)) / 2e-2
+    }
+
     proptest! {
+        /// spec/semisam.md, E3: the generalist's term moves the student, and by its true gradient.
         #[test]
-        fn the_gradient_matches_finite_differences(
+        fn e03_the_gradient_matches_finite_differences(
             values in prop::collection::vec(-2.0_f32..2.0, 24),
             teacher in prop::collection::vec(0.0_f32..1.0, 24),
             labels in prop::collection::vec(prop::sample::select(vec![0_u8, 1, 2, IGNORED]), 4),
-            mask in prop::collection::vec(0_u8..3, 4),
+            certain in prop::option::of(prop::collection::vec(prop::sample::select(vec![0.0_f32, 1.0]), 8)),
+            thought in prop::collection::vec((0.0_f32..1.0, 0.1_f32..1.0), 8),
         ) {
             let targets = Targets {
                 labels: vec![Some(labels.clone()), None],
                 pseudo_labels: vec![None, Some(labels)],
                 teacher: Some(teacher),
-                masks: vec![None, Some(mask)],
+                certain,
+                opinions: vec![None, Some(opinion(&thought))],
             };
-            let weights = TermWeights { pseudo: 0.5, teacher: 0.7, generalist: 0.3 };
-            let (_, gradient) = losses(Logits { values: &values, classes: 3, voxels: 4 }, &targets, weights);
-            for at in 0..values.len() {
-                let moved = |by: f32| {
-                    let mut moved = values.clone();
-                    moved[at] += by;
-                    total(&moved, &targets, weights)
-                };
-                let slope = (moved(1e-2) - moved(-1e-2)) / 2e-2;
-                prop_assert!((slope - f64::from(gradient[at])).abs() < 1e-3, "{at}: {slope} {}", gradient[at]);
+            for weights in [
+                TermWeights { pseudo: 0.5, teacher: 0.7, generalist: 0.3 },
+                TermWeights { generalist: 1.0, ..TermWeights::default() },
+            ] {
+                let (_, gradient) = losses(Logits { values: &values, classes: 3, voxels: 4 }, &targets, weights);
+                for (at, found) in gradient.iter().enumerate() {
+                    let slope = slope_at(&values, at, |values| total(values, &targets, weights));
+                    prop_assert!((slope - f64::from(*found)).abs() < 1e-3, "{at}: {slope} {found}");
+                }
             }
         }
+
+        /// spec/semisam.md, 6.3: with one mask that is trusted everywhere this is the published term, over both channels.
+        #[test]
+        fn a_trusted_mask_gives_the_published_term(
+            values in prop::collection::vec(-3.0_f32..3.0, 24),
+            mask in prop::collection::vec(0_u8..2, 4),
+        ) {
+            let logits = Logits { values: &values, classes: 2, voxels: 4 };
+            let opinions = vec![None, Some(Opinion::of_mask(&mask, 2)), None];
+            let targets = Targets { opinions, ..Targets::default() };
+            let p = softmax(logits);
+            let both = (0..8).map(|at| f64::from(p[8 + at]) - f64::from(u8::from(usize::from(mask[at % 4]) == at / 4)));
+            let published = both.map(|difference| difference.powi(2)).sum::<f64>() / 8.0;
+            let found = losses(logits, &targets, TermWeights { generalist: 1.0, ..TermWeights::default() }).0;
+            prop_assert!((found.generalist - published).abs() < 1e-6, "{} {published}", found.generalist);
+        }
+
+        /// spec/semisam.md, E9: less trust in a region takes weight from that region, and from no other.
+        #[test]
+        fn e09_doubt_lowers_the_weight_of_its_region_only(
+            values in prop::collection::vec(-2.0_f32..2.0, 8),
+            thought in prop::collection::vec((0.0_f32..1.0, 0.2_f32..1.0), 4),
+        ) {
+            let logits = Logits { values: &values, classes: 2, voxels: 4 };
+            let slopes = |thought: &[(f32, f32)]| {
+                let trust: f32 = thought.iter().map(|(_, c)| c).sum();
+                let targets = Targets { opinions: vec![Some(opinion(thought))], ..Targets::default() };
+                let weights = TermWeights { generalist: f64::from(trust), ..TermWeights::default() };
+                losses(logits, &targets, weights).1
+            };
+            let mut doubtful = thought.clone();
+            doubtful[..2].iter_mut().for_each(|(_, confidence)| *confidence *= 0.25);
+            for (at, (before, after)) in slopes(&thought).iter().zip(slopes(&doubtful)).enumerate() {
+                let share = if at % 4 < 2 { 0.25 } else { 1.0 };
+                prop_assert!((after - share * before).abs() <= 1e-6 + 1e-5 * before.abs(), "{at}: {before} {after}");
+            }
+        }
+
+        /// UA-MT counts both channels of the distance and one of the mask (spec/semisam.md, 6.2).
+        #[test]
+        fn where_the_teacher_is_uncertain_nothing_counts(
+            values in prop::collection::vec(-2.0_f32..2.0, 16),
+            teacher in prop::collection::vec(0.0_f32..1.0, 16),
+            certain in prop::collection::vec(prop::sample::select(vec![0.0_f32, 1.0]), 8),
+        ) {
+            let logits = Logits { values: &values, classes: 2, voxels: 4 };
+            let p = softmax(logits);
+            let mask = |at: usize| f64::from(certain[at / 8 * 4 + at % 4]);
+            let sum: f64 = (0..16).map(|at| mask(at) * f64::from(p[at] - teacher[at]).powi(2)).sum();
+            let expected = sum / (2.0 * certain.iter().map(|c| f64::from(*c)).sum::<f64>() + 1e-16);
+            let targets = Targets { teacher: Some(teacher), certain: Some(certain.clone()), ..Targets::default() };
+            let (found, gradient) =
+                losses(logits, &targets, TermWeights { teacher: 1.0, ..TermWeights::default() });
+            prop_assert!((found.teacher - expected).abs() < 1e-6);
+            prop_assert!((0..16).all(|at| mask(at) > 0.0 || gradient[at] == 0.0));
+        }
+    }
+
+    /// Nothing to trust is no loss, and no division by zero.
+    #[test]
+    fn e10_an_opinion_without_any_confidence_is_no_loss() {
+        let targets = Targets { opinions: vec![Some(opinion(&[(0.7, 0.0); 4]))], ..Targets::default() };
+        let weights = TermWeights { generalist: 1.0, ..TermWeights::default() };
+        let (terms, gradient) = losses(Logits { values: &[0.3; 8], classes: 2, voxels: 4 }, &targets, weights);
+        assert_eq!(terms, Losses::default());
+        assert!(gradient.iter().all(|g| *g == 0.0));
     }
 
     #[test]

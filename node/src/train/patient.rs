@@ -236,6 +236,7 @@ impl Client<'_> {
             batch: batch.clone(),
             dropout: None,
             confidence,
+            doubt: None,
         });
         perturb(&mut batch.images, settings.noise, random);
         Step {

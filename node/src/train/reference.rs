@@ -7,7 +7,7 @@ use burn::tensor::{Tensor, TensorData};
 use semisam_shared::weights::{self, Weights};
 use serde::Serialize;
 
-use super::losses::{Logits, Losses, Targets, TermWeights, losses};
+use super::losses::{Logits, Losses, Opinion, Targets, TermWeights, losses};
 use crate::{
     device::{Device, TrainBackend, Work},
     model::{
@@ -177,7 +177,8 @@ impl Forward<'_> {
         let mut targets = Targets { teacher: Some(self.input("teacher_prob")?.values.clone()), ..Targets::default() };
         for sample in 0..samples {
             targets.labels.push(if sample == 0 { Some(classes("label", sample)?) } else { None });
-            targets.masks.push(if sample == 0 { None } else { Some(classes("sam_mask", sample)?) });
+            let mask = (sample > 0).then(|| classes("sam_mask", sample)).transpose()?;
+            targets.opinions.push(mask.map(|mask| Opinion::of_mask(&mask, self.config.classes)));
         }
         Ok(targets)
     }

@@ -16,7 +16,7 @@ use self::losses::{DeviceLosses, DeviceTargets};
 use super::{
     TrainError,
     losses::Losses,
-    step::dropout_masks,
+    step::{Batch, dropout_masks},
     trainer::{Optimiser, Parameters, Step},
 };
 use crate::{
@@ -52,7 +52,12 @@ struct Asked<B: TrainBackend> {
     images: Tensor<B::InnerBackend, 5>,
     dropout: Option<DropoutMasks<B::InnerBackend>>,
     confidence: Option<f32>,
+    /// Further looks, and the entropy below which it is certain.
+    doubt: Option<(Vec<Look<B::InnerBackend>>, f64)>,
 }
+
+/// Images, and masks of dropout.
+type Look<B> = (Tensor<B, 5>, Option<DropoutMasks<B>>);
 
 impl<B: TrainBackend> Resident<B> {
     pub(super) fn new(
@@ -83,6 +88,12 @@ impl<B: TrainBackend> Resident<B> {
             let network = VNet::from_flat(self.config, &self.shapes, &self.teacher);
             let logits = network.forward(question.images, question.dropout.as_ref())?;
             targets.answer(losses::softmax(losses::by_voxel(logits)), question.confidence);
+            if let Some((looks, most)) = question.doubt {
+                let look = |(images, dropout): (_, Option<DropoutMasks<_>>)| {
+                    network.forward(images, dropout.as_ref()).map(|logits| losses::softmax(losses::by_voxel(logits)))
+                };
+                targets.doubt(looks.into_iter().map(look).collect::<Result<_, _>>()?, most);
+            }
         }
         let network = VNet::<B>::tracked_flat(self.config, &self.shapes, &self.student);
         let logits = network.forward(images, dropout.as_ref())?;
@@ -102,10 +113,17 @@ impl<B: TrainBackend> Resident<B> {
     fn upload(&self, step: &Step) -> Inputs<B> {
         let (batch, device) = (&step.batch, &self.device);
         let all = || 0..batch.samples;
-        let question = step.question.as_ref().map(|question| Asked {
-            images: question.batch.to_device(0..question.batch.samples, device),
-            dropout: question.dropout.map(|seed| dropout_masks(&self.config, seed, all(), device)),
-            confidence: question.confidence,
+        let look = |batch: &Batch, dropout: Option<u64>| {
+            let dropout = dropout.map(|seed| dropout_masks(&self.config, seed, all(), device));
+            (batch.to_device(all(), device), dropout)
+        };
+        let question = step.question.as_ref().map(|question| {
+            let (images, dropout) = look(&question.batch, question.dropout);
+            let doubt = question
+                .doubt
+                .as_ref()
+                .map(|doubt| (doubt.looks.iter().map(|(batch, dropout)| look(batch, *dropout)).collect(), doubt.most));
+            Asked { images, dropout, confidence: question.confidence, doubt }
         });
         Inputs {
             images: batch.to_device(all(), device),

@@ -74,6 +74,17 @@ pub struct Question {
     pub dropout: Option<u64>,
     /// Voxels on which it is more confident than this are pseudo-labels of samples without labels; none without.
     pub confidence: Option<f32>,
+    /// If the teacher only counts where it is certain, how that is told.
+    pub doubt: Option<Doubt>,
+}
+
+/// How a teacher's certainty is told: it looks several times, each time with other noise (UA-MT; spec/semisam.md, 6.2).
+#[derive(Clone)]
+pub struct Doubt {
+    /// The same images, and the name of the draws of its dropout.
+    pub looks: Vec<(Batch, Option<u64>)>,
+    /// It is certain where the entropy of its mean opinion is below this, in nats.
+    pub most: f64,
 }
 
 /// A training run between two steps.

@@ -9,7 +9,7 @@ use crate::data::volume::Volume;
 
 /// Distances from each voxel of `from` (in index order) to the nearest voxel of `to`, which must have one. Both have
 /// the same shape.
-pub(in crate::data) fn distances_to(to: &Volume<bool>, from: &Volume<bool>, spacing: [f64; 3]) -> Vec<f64> {
+pub(crate) fn distances_to(to: &Volume<bool>, from: &Volume<bool>, spacing: [f64; 3]) -> Vec<f64> {
     let [nx, ny, nz] = to.shape;
     let mut squared = vec![0.0; to.values.len()];
     squared.par_chunks_mut(ny * nz).zip(to.values.par_chunks(ny * nz)).for_each(|(slab, mask)| {

@@ -89,6 +89,12 @@ impl<B: TransformerBackend> PromptEncoder<B> {
         (!clicks.is_empty()).then(|| Tensor::from_data(data, &self.grid.device()))
     }
 
+    /// The token of a point that is none, alone: [1, channels].
+    pub(super) fn padding(&self) -> Tensor<B, 2> {
+        let data = TensorData::new(self.no_point.clone(), [1, self.config.channels]);
+        Tensor::from_data(data, &self.grid.device())
+    }
+
     /// One vector for each token of the image: [tokens, channels].
     pub(super) fn mask(&self, mask: Option<Tensor<B, 5>>) -> Tensor<B, 2> {
         let (tokens, channels) = (self.config.tokens(), self.config.channels);

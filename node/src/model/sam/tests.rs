@@ -130,9 +130,9 @@ fn inputs_of_another_shape_are_refused() {
     let zeros = |shape: [usize; 5]| Tensor::<B, 5>::zeros(shape, &Default::default());
     assert!(sam.encode(zeros([1, 1, 6, 6, 5])).expect_err("too short").to_string().contains("[1, 1, 6, 6, 6]"));
     assert!(sam.encode(zeros([2, 1, 6, 6, 6])).is_err());
-    let prompt = Prompt { clicks: vec![], mask: Some(zeros([1, 1, 12, 12, 11])) };
+    let prompt = Prompt { clicks: vec![], mask: Some(zeros([1, 1, 12, 12, 11])), padded: false };
     assert!(sam.decode(zeros([1, 24, 3, 3, 3]), &prompt).is_err());
-    assert!(sam.decode(zeros([1, 24, 3, 3, 2]), &Prompt { clicks: vec![], mask: None }).is_err());
+    assert!(sam.decode(zeros([1, 24, 3, 3, 2]), &Prompt { clicks: vec![], mask: None, padded: false }).is_err());
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn the_order_of_points_does_not_matter_to_masks_but_their_signs_do() {
     let sam = Sam::<B>::new(layout::drawn(&small(), 3), &Default::default()).expect("a network");
     let embedding = sam.encode(image(&small())).expect("fits");
     let logits = |clicks: &[Click]| {
-        let prompt = Prompt { clicks: clicks.to_vec(), mask: None };
+        let prompt = Prompt { clicks: clicks.to_vec(), mask: None, padded: false };
         values(sam.decode(embedding.clone(), &prompt).expect("fits").single())
     };
     let apart = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
@@ -206,7 +206,7 @@ fn the_order_of_points_does_not_matter_to_masks_but_their_signs_do() {
     assert!(apart(&plain, &logits(&[a, click(b.at, Sign::Foreground)])) > 1e-4);
     let low = small().low_resolution();
     let zeros = Tensor::zeros([1, 1, low[0], low[1], low[2]], &Default::default());
-    let zero = Prompt { clicks: vec![a, b], mask: Some(zeros) };
+    let zero = Prompt { clicks: vec![a, b], mask: Some(zeros), padded: false };
     let zero = values(sam.decode(embedding.clone(), &zero).expect("fits").single());
     assert!(apart(&plain, &zero) > 1e-4, "a mask of zeros is not the same as no mask");
 }

@@ -8,7 +8,7 @@ use burn::tensor::{Int, Tensor, TensorData, activation, backend::Backend};
 
 use crate::{
     model::vnet::to_host,
-    train::losses::{IGNORED, Losses, SMOOTHING, Targets, TermWeights},
+    train::losses::{IGNORED, Losses, Opinion, SMOOTHING, Targets, TermWeights, UNCERTAIN_OF},
 };
 
 /// Length of the runs of voxels that are summed first, as a power of two. A V-Net's sides are multiples of 16.
@@ -23,8 +23,11 @@ pub(super) struct DeviceTargets<B: Backend> {
     pseudo_labels: Option<Tensor<B, 3>>,
     /// [samples, classes, voxels].
     teacher: Option<Tensor<B, 3>>,
-    /// The generalist's masks, 1 or 0 [samples, 1, 1] for samples with and without one, and how many have one.
-    masks: Option<(Tensor<B, 3>, Tensor<B, 3>, usize)>,
+    /// 1 where the teacher is certain, [samples, 1, voxels], if only that counts.
+    certain: Option<Tensor<B, 3>>,
+    /// What the generalist thinks, and how much that counts, [samples, classes - 1, voxels]; nothing counts of samples
+    /// without an opinion.
+    opinions: Option<[Tensor<B, 3>; 2]>,
     /// 1 or 0 [samples, 1, 1] for samples without and with labels.
     unlabelled: Tensor<B, 3>,
 }
@@ -38,10 +41,10 @@ impl<B: Backend> DeviceTargets<B> {
         };
         let has = |list: &[Option<Vec<u8>>], sample: usize| list.get(sample).is_some_and(Option::is_some);
         let classes = |list: &[Option<Vec<u8>>]| upload_classes(list, samples, voxels, device);
-        let masks = classes(&targets.masks).map(|masks| {
-            let count = targets.masks.iter().flatten().count();
-            (masks, flags(&|sample| has(&targets.masks, sample)), count)
-        });
+        let certain = targets
+            .certain
+            .as_ref()
+            .map(|certain| Tensor::from_data(TensorData::new(certain.clone(), [samples, 1, voxels]), device));
         let teacher = targets.teacher.as_ref().map(|teacher| {
             let shape = [samples, teacher.len() / (samples * voxels), voxels];
             Tensor::from_data(TensorData::new(teacher.clone(), shape), device)
@@ -50,7 +53,8 @@ impl<B: Backend> DeviceTargets<B> {
             labels: classes(&targets.labels),
             pseudo_labels: classes(&targets.pseudo_labels),
             teacher,
-            masks,
+            certain,
+            opinions: upload_opinions(&targets.opinions, samples, voxels, device),
             unlabelled: flags(&|sample| !has(&targets.labels, sample)),
         }
     }
@@ -63,6 +67,36 @@ impl<B: Backend> DeviceTargets<B> {
         }
         self.teacher = Some(opinion);
     }
+
+    /// Counts the teacher only where the mean of `looks`, several opinions of it, has an entropy below `most` nats, and only
+    /// on samples without labels.
+    pub(super) fn doubt(&mut self, looks: Vec<Tensor<B, 3>>, most: f64) {
+        let count = looks.len() as f32;
+        let Some(mean) = looks.into_iter().reduce(|sum, look| sum + look) else { return };
+        let mean = mean.div_scalar(count);
+        let entropy = (mean.clone() * mean.add_scalar(UNCERTAIN_OF as f32).log()).sum_dim(1).neg();
+        let [samples, _, voxels] = entropy.dims();
+        let certain = entropy.lower_elem(most as f32).float();
+        self.certain = Some(certain * self.unlabelled.clone().expand([samples, 1, voxels]));
+    }
+}
+
+/// All opinions of a batch, if any sample has one.
+fn upload_opinions<B: Backend>(
+    list: &[Option<Opinion>],
+    samples: usize,
+    voxels: usize,
+    device: &B::Device,
+) -> Option<[Tensor<B, 3>; 2]> {
+    let size = list.iter().flatten().next()?.probability.len();
+    let upload = |of: &dyn Fn(&Opinion) -> &Vec<f32>| {
+        let mut values = vec![0.0; samples * size];
+        for (to, opinion) in values.chunks_exact_mut(size).zip(list) {
+            opinion.iter().for_each(|opinion| to.copy_from_slice(of(opinion)));
+        }
+        Tensor::from_data(TensorData::new(values, [samples, size / voxels, voxels]), device)
+    };
+    Some([upload(&|opinion| &opinion.probability), upload(&|opinion| &opinion.confidence)])
 }
 
 /// Class numbers of all samples, if any has some.
@@ -144,11 +178,12 @@ pub(super) fn losses<B: Backend>(
     let mut batch = Gathering::new(softmax(logits));
     let [cross_entropy, dice] = batch.supervised(targets.labels.as_ref(), 1.0);
     let [pseudo_entropy, pseudo_dice] = batch.supervised(targets.pseudo_labels.as_ref(), weights.pseudo);
-    let teacher = targets.teacher.as_ref().map(|teacher| batch.agree_with_teacher(teacher, weights.teacher));
-    let generalist = targets
-        .masks
-        .as_ref()
-        .map(|(masks, present, count)| batch.agree_with_masks(masks, present, *count, weights.generalist));
+    let teacher = targets.teacher.as_ref().map(|teacher| match &targets.certain {
+        None => batch.agree_with_teacher(teacher, weights.teacher),
+        Some(certain) => batch.agree_where_certain(teacher, certain, weights.teacher),
+    });
+    let generalist =
+        targets.opinions.as_ref().map(|[thought, trust]| batch.agree_with_opinions(thought, trust, weights.generalist));
     let terms = [cross_entropy, dice, pseudo_entropy, pseudo_dice, teacher, generalist];
     (DeviceLosses { terms, weights }, batch.into_gradient())
 }
@@ -224,18 +259,25 @@ impl<B: Backend> Gathering<B> {
         by_class(difference.clone() * difference).sum().mul_scalar((0.5 / count) as f32)
     }
 
-    fn agree_with_masks(
-        &mut self,
-        masks: &Tensor<B, 3>,
-        present: &Tensor<B, 3>,
-        with_mask: usize,
-        weight: f64,
-    ) -> Tensor<B, 1> {
-        let [_, classes, voxels] = self.probabilities.dims();
-        let count = (with_mask * classes * voxels) as f64;
-        let difference = (self.probabilities.clone() - self.is_class(masks)) * present.clone();
-        self.slope = self.slope.clone() + difference.clone().mul_scalar((2.0 * weight / count) as f32);
-        by_class(difference.clone() * difference).sum().mul_scalar((1.0 / count) as f32)
+    fn agree_where_certain(&mut self, teacher: &Tensor<B, 3>, certain: &Tensor<B, 3>, weight: f64) -> Tensor<B, 1> {
+        let [samples, classes, voxels] = self.probabilities.dims();
+        let difference = self.probabilities.clone() - teacher.clone();
+        let counted = difference.clone() * certain.clone().expand([samples, classes, voxels]);
+        let share = by_class(certain.clone()).clamp_min(1.0).mul_scalar(classes as f32).recip(); // [1, 1, 1]
+        self.slope = self.slope.clone() + counted.clone() * share.clone().mul_scalar((2.0 * weight) as f32);
+        (by_class(counted * difference).sum_dim(1) * share).reshape([1])
+    }
+
+    fn agree_with_opinions(&mut self, thought: &Tensor<B, 3>, trust: &Tensor<B, 3>, weight: f64) -> Tensor<B, 1> {
+        let [samples, classes, voxels] = self.probabilities.dims();
+        let difference = self.probabilities.clone().narrow(1, 1, classes - 1) - thought.clone();
+        let counted = difference.clone() * trust.clone();
+        let all = by_class(trust.clone()).sum_dim(1); // [1, 1, 1]
+        let share = all.clone().recip().mask_fill(all.equal_elem(0.0), 0.0);
+        let slope = counted.clone() * share.clone().mul_scalar((2.0 * weight) as f32);
+        let background = Tensor::zeros([samples, 1, voxels], &slope.device());
+        self.slope = self.slope.clone() + Tensor::cat(vec![background, slope], 1);
+        (by_class(counted * difference).sum_dim(1) * share).reshape([1])
     }
 
     /// Carries the slopes through the softmax: `dz_c = p_c (s_c - Σ_k s_k p_k)`.

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::train::{
     generator,
-    host::pseudo_labels,
+    host::{certain, pseudo_labels},
     losses::{Logits, losses as of_host, softmax as softmax_of_host},
     normal,
 };
@@ -38,6 +38,12 @@ fn classes(voxels: usize) -> impl Strategy<Value = Option<Vec<u8>>> {
     prop::option::of(prop::collection::vec(prop::sample::select(vec![0_u8, 1, 2, IGNORED]), voxels))
 }
 
+fn thought(values: usize) -> impl Strategy<Value = Opinion> {
+    let trust = prop_oneof![1 => Just(0.0_f32), 3 => 0.0_f32..1.0];
+    (prop::collection::vec(0.0_f32..1.0, values), prop::collection::vec(trust, values))
+        .prop_map(|(probability, confidence)| Opinion { probability, confidence })
+}
+
 proptest! {
     #[test]
     fn terms_and_gradients_are_those_of_the_host(
@@ -45,9 +51,10 @@ proptest! {
         teacher in prop::option::of(prop::collection::vec(0.0_f32..1.0, 2 * 3 * 6)),
         labels in prop::collection::vec(classes(6), 2),
         pseudo_labels in prop::collection::vec(classes(6), 2),
-        masks in prop::collection::vec(prop::option::of(prop::collection::vec(0_u8..3, 6)), 2),
+        certain in prop::option::of(prop::collection::vec(prop::sample::select(vec![0.0_f32, 1.0]), 2 * 6)),
+        opinions in prop::collection::vec(prop::option::of(thought(2 * 6)), 2),
     ) {
-        let targets = Targets { labels, pseudo_labels, teacher, masks };
+        let targets = Targets { labels, pseudo_labels, teacher, certain, opinions };
         let weights = TermWeights { pseudo: 0.5, teacher: 0.7, generalist: 0.3 };
         compare(&logits, [2, 3, 6], &targets, weights)?;
     }
@@ -70,6 +77,24 @@ proptest! {
         found.answer(tensor(&opinion, [2, 3, 8]), Some(threshold));
         prop_assert_eq!(values(found.pseudo_labels.expect("asked for")), expected);
     }
+}
+
+/// Where the teacher is certain, in several looks, is told as the host tells it.
+#[test]
+fn certainty_is_that_of_the_host() {
+    let (mut random, labels) = (generator(2, "test looks", &[]), vec![None, Some(vec![0; 64])]);
+    let looks: Vec<Vec<f32>> = (0..3)
+        .map(|_| {
+            let logits: Vec<f32> = (0..2 * 3 * 64).map(|_| 2.0 * normal(&mut random)).collect();
+            softmax_of_host(Logits { values: &logits, classes: 3, voxels: 64 })
+        })
+        .collect();
+    let expected = certain(&looks, &labels, 3, 0.8);
+    let targets = Targets { labels, ..Targets::default() };
+    let mut found = DeviceTargets::<Flex>::upload(&targets, 2, 64, &Default::default());
+    found.doubt(looks.iter().map(|look| tensor(look, [2, 3, 64])).collect(), 0.8);
+    assert_eq!(values(found.certain.expect("asked for")), expected);
+    assert!(expected[..64].contains(&1.0) && expected[..64].contains(&0.0) && !expected[64..].contains(&1.0));
 }
 
 /// Sums over many voxels, of logits far enough apart that probabilities vanish.

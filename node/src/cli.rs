@@ -79,7 +79,7 @@ enum Command {
     Evaluate(evaluate::EvaluateArgs),
     /// Segment a scan
     Predict(predict::PredictArgs),
-    /// Check imported weights against the original implementation
+    /// Pre-train a student on synthetic anatomy; check imported weights against the original implementation
     Student(student::StudentArgs),
     /// Use a SAM-Med3D on its own: compare it with the original, segment from points, embed
     #[command(subcommand)]
@@ -103,7 +103,7 @@ impl Command {
             Command::Train(command) => train_until_stopped(&command, rim),
             Command::Evaluate(command) => done(evaluate::run(&command, rim.format, rim.out)?),
             Command::Predict(command) => done(predict::run(&command, rim.format, rim.out)?),
-            Command::Student(command) => done(student::run(&command, rim.format, rim.out)?),
+            Command::Student(command) => Ok(student::run(&command, rim.format, rim.out, &*signals::flag()?)?),
             Command::Sam(command) => done(sam::run(&command, rim.format, rim.out)?),
             Command::Bench(command) => done(bench::run(&command, rim.format, rim.out)?),
         }

@@ -1,5 +1,5 @@
 //! Scans: from files on disk to training patches. In reading order: [`volume`], [`grid`], [`nifti`], [`folder`],
-//! [`resample`], [`normalise`], [`patch`], [`metrics`], [`click`], [`preview`], [`synth`].
+//! [`resample`], [`normalise`], [`patch`], [`metrics`], [`click`], [`preview`], [`synth`], [`recipe`].
 
 pub mod click;
 pub mod folder;
@@ -9,6 +9,7 @@ pub mod nifti;
 pub mod normalise;
 pub mod patch;
 pub mod preview;
+pub mod recipe;
 pub mod resample;
 pub mod synth;
 pub mod volume;

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done (for `data check`: every file is sound), 1 otherwise.
 
 mod check;
+mod recipe;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,8 @@ use thiserror::Error;
 use super::{Exit, Format};
 use crate::data::folder::FolderError;
 use crate::data::metrics::{Distances, MetricsError, Scores, score, score_class};
+use crate::data::preview::PreviewError;
+use crate::data::recipe::{CohortError, RecipeError, View};
 use crate::data::nifti::{NiftiError, WriteError, read_grid, read_image, read_labels, write_image};
 use crate::data::synth::{Style, SynthError, SynthSpec, write_cohort};
 
@@ -34,6 +37,18 @@ pub enum DataCommandError {
     /// A synthetic hospital could not be written.
     #[error(transparent)]
     Synth(#[from] SynthError),
+    /// A recipe that cannot be used.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// Volumes of a recipe could not be written.
+    #[error(transparent)]
+    Cohort(#[from] CohortError),
+    /// A picture.
+    #[error(transparent)]
+    Preview(#[from] PreviewError),
+    /// Three numbers are needed, one for each axis.
+    #[error("`--{0}` needs three numbers, such as --{0} {1}")]
+    Three(&'static str, &'static str),
     /// Two masks that cannot be compared.
     #[error("cannot compare `{prediction}` with `{truth}`: {error}")]
     Metrics {
@@ -59,7 +74,7 @@ pub enum DataCommand {
     Check(CheckArgs),
     /// Write a scan as 32-bit floats with RAS+ axes, at the same place
     Canonical(CanonicalArgs),
-    /// Write a synthetic hospital: images, labels and patients.csv
+    /// Write synthetic scans: a hospital of blobs with patients.csv, or volumes of an anatomy from a recipe
     Synth(SynthArgs),
 }
 
@@ -84,22 +99,37 @@ pub struct CanonicalArgs {
 /// Arguments of `data synth`.
 #[derive(Debug, Args)]
 pub struct SynthArgs {
-    /// A new or empty folder
-    #[arg(long)]
-    pub out: PathBuf,
+    /// A new or empty folder; with a recipe it may be left out to measure speed alone
+    #[arg(long, required_unless_present = "recipe")]
+    pub out: Option<PathBuf>,
+    /// The anatomy: a file, or the name of a shipped recipe; `list` shows these
+    #[arg(long, value_name = "FILE|NAME", conflicts_with_all = ["patients", "labelled", "style"])]
+    pub recipe: Option<String>,
+    /// How many volumes of the recipe
+    #[arg(long, default_value_t = 12, requires = "recipe")]
+    pub count: u64,
+    /// Print the text of the recipe, to start another one from, and make nothing
+    #[arg(long, requires = "recipe")]
+    pub print: bool,
+    /// Also draw the first volume of the recipe with the outline of its classes
+    #[arg(long, requires = "recipe", value_name = "PNG")]
+    pub preview: Option<PathBuf>,
+    /// How voxels are stored, where scans to learn for do not say so: R or L, A or P, S or I
+    #[arg(long, requires = "recipe", value_parser = View::flips, value_name = "RAS")]
+    pub axes: Option<[bool; 3]>,
     /// How many patients; some of them have two scans
     #[arg(long, default_value_t = 12)]
     pub patients: usize,
     /// How many patients have labels
     #[arg(long, default_value_t = 4)]
     pub labelled: usize,
-    /// Voxels along each axis
-    #[arg(long, num_args = 3, value_names = ["X", "Y", "Z"], default_values_t = [48, 48, 48])]
-    pub shape: Vec<usize>,
-    /// Millimetres between voxels along each axis
-    #[arg(long, num_args = 3, value_names = ["X", "Y", "Z"], default_values_t = [2.5, 2.5, 2.5])]
-    pub spacing: Vec<f64>,
-    /// Decides everything about the patients
+    /// Voxels along each axis; 48 48 48, or what the recipe says
+    #[arg(long, num_args = 1..=3, value_delimiter = ',', value_names = ["X", "Y", "Z"])]
+    pub shape: Option<Vec<usize>>,
+    /// Millimetres between voxels along each axis; 2.5 2.5 2.5, or what the recipe says
+    #[arg(long, num_args = 1..=3, value_delimiter = ',', value_names = ["X", "Y", "Z"])]
+    pub spacing: Option<Vec<f64>>,
+    /// Decides everything about the patients, or the volumes
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Decides how this hospital's scans look; the seed where it is not given
@@ -197,27 +227,40 @@ fn same_file(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
+/// Three numbers of an option, if it is given.
+fn three<T: Copy>(given: Option<&Vec<T>>, name: &'static str, such_as: &'static str) -> Result<Option<[T; 3]>, DataCommandError> {
+    let array = |values: &Vec<T>| values.as_slice().try_into().map_err(|_| DataCommandError::Three(name, such_as));
+    given.map(array).transpose()
+}
+
 fn synth(args: &SynthArgs, format: Format, out: &mut dyn Write) -> Result<Exit, DataCommandError> {
+    let shape = three(args.shape.as_ref(), "shape", "64 64 64")?;
+    let spacing_mm = three(args.spacing.as_ref(), "spacing", "2.5 2.5 2.5")?;
+    if let Some(recipe) = &args.recipe {
+        let view = View { shape, spacing_mm, flipped: args.axes.unwrap_or_default() };
+        return recipe::run(args, recipe, view, format, out);
+    }
     let spec = SynthSpec {
         style: Style::from_seed(args.style.unwrap_or(args.seed)),
-        shape: args.shape.as_slice().try_into().expect("clap takes exactly three extents"),
-        spacing_mm: args.spacing.as_slice().try_into().expect("clap takes exactly three spacings"),
+        shape: shape.unwrap_or([48; 3]),
+        spacing_mm: spacing_mm.unwrap_or([2.5; 3]),
         patients: args.patients,
         labelled_patients: args.labelled,
         seed: args.seed,
     };
-    let scans = write_cohort(&spec, &args.out)?;
+    let folder = args.out.as_ref().expect("clap demands a folder where there is no recipe");
+    let scans = write_cohort(&spec, folder)?;
     let labelled = args.labelled.min(args.patients);
     match format {
         Format::Json => {
-            let line = json!({"out": args.out, "patients": args.patients, "labelled_patients": labelled, "scans": scans, "style": spec.style});
+            let line = json!({"out": folder, "patients": args.patients, "labelled_patients": labelled, "scans": scans, "style": spec.style});
             writeln!(out, "{line}")?;
         }
         Format::Text => writeln!(
             out,
             "wrote {scans} scans of {} patients ({labelled} labelled) to {}",
             args.patients,
-            args.out.display()
+            folder.display()
         )?,
     }
     Ok(Exit::Done)

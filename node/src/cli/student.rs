@@ -1,13 +1,19 @@
-//! `semisam-node student verify`: whether imported weights compute what the published implementation computes.
+//! `semisam-node student verify`: whether imported weights compute what the published implementation computes; and
+//! [`pretrain`], a student that has seen a recipe's anatomy.
 
 use std::{
     io::{self, Write},
     path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use clap::{Args, Subcommand};
 
-use super::{Format, print, resolve};
+pub mod pretrain;
+
+use pretrain::{PretrainArgs, PretrainError};
+
+use super::{Exit, Format, print, resolve};
 use crate::{
     device::{DeviceChoice, DeviceError},
     model::checkpoint::{self, CheckpointError},
@@ -27,6 +33,8 @@ pub struct StudentArgs {
 pub enum StudentCommand {
     /// Compares logits, losses and gradients with a reference file.
     Verify(VerifyArgs),
+    /// Trains a student on endless synthetic anatomy, as a start for real scans.
+    Pretrain(PretrainArgs),
 }
 
 /// `semisam-node student verify`.
@@ -58,17 +66,32 @@ pub enum StudentCommandError {
     /// The reference.
     #[error(transparent)]
     Reference(#[from] ReferenceError),
+    /// Pre-training.
+    #[error(transparent)]
+    Pretrain(#[from] PretrainError),
     /// The output.
     #[error("cannot print the result")]
     Print(#[from] io::Error),
 }
 
-/// Runs the command.
+/// Runs the command. Returns how it ended.
 ///
 /// # Errors
 /// If a file cannot be read or does not hold what is needed.
-pub fn run(args: &StudentArgs, format: Format, out: &mut dyn Write) -> Result<(), StudentCommandError> {
-    let StudentCommand::Verify(args) = &args.command;
+pub fn run(
+    args: &StudentArgs,
+    format: Format,
+    out: &mut dyn Write,
+    cancel: &AtomicBool,
+) -> Result<Exit, StudentCommandError> {
+    match &args.command {
+        StudentCommand::Verify(args) => verify(args, format, out)?,
+        StudentCommand::Pretrain(args) => pretrain::run(args, format, out, cancel)?,
+    }
+    Ok(if cancel.load(Ordering::Relaxed) { Exit::TryAgain } else { Exit::Done })
+}
+
+fn verify(args: &VerifyArgs, format: Format, out: &mut dyn Write) -> Result<(), StudentCommandError> {
     let device = resolve(args.device)?;
     let student = checkpoint::read(&args.weights)?;
     let reference = checkpoint::read(&args.reference)?;

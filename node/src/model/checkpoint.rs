@@ -12,9 +12,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use burn::tensor::{DType, TensorData};
+use burn::tensor::{DType, TensorData, f16};
 use pytorch_reader::PytorchReader;
-use safetensors::{Dtype, tensor::Metadata};
+use safetensors::{
+    Dtype, SafeTensorError,
+    tensor::{Metadata, TensorView},
+};
 use semisam_shared::weights::{Tensor, Weights, WeightsError};
 
 /// Keys under which checkpoints keep their weights, most specific first.
@@ -68,6 +71,12 @@ pub enum CheckpointError {
         /// Its element type.
         found: String,
     },
+    /// Half-precision weights that no file can hold.
+    #[error("the weights cannot be written in half precision: {reason}")]
+    Half {
+        /// What the library said.
+        reason: String,
+    },
     /// Shapes and values disagree.
     #[error("the tensors of `{path}` are damaged")]
     Damaged {
@@ -102,6 +111,26 @@ pub fn read(path: &Path) -> Result<Weights, CheckpointError> {
         return Err(CheckpointError::Empty { path: at() });
     }
     Weights::new(tensors).map_err(|source| CheckpointError::Damaged { path: at(), source })
+}
+
+/// The bytes of a safetensors file with every value rounded to half precision: half as large.
+///
+/// # Errors
+/// If a value is beyond what half precision holds.
+pub fn half_precision(weights: &Weights) -> Result<Vec<u8>, CheckpointError> {
+    let failed = |reason: String| CheckpointError::Half { reason };
+    let mut tensors = Vec::new();
+    for (name, tensor) in weights.iter() {
+        let halves: Vec<f16> = tensor.values.iter().map(|value| f16::from_f32(*value)).collect();
+        if halves.iter().any(|value| !value.is_finite()) {
+            return Err(failed(format!("tensor `{name}` holds a value beyond 65504; write it in full precision")));
+        }
+        let bytes: Vec<u8> = halves.iter().flat_map(|value| value.to_le_bytes()).collect();
+        tensors.push((name, tensor.shape.clone(), bytes));
+    }
+    let views = tensors.iter().map(|(name, shape, bytes)| Ok((*name, TensorView::new(Dtype::F16, shape.clone(), bytes)?)));
+    let views = views.collect::<Result<Vec<_>, SafeTensorError>>().map_err(|e| failed(e.to_string()))?;
+    safetensors::serialize(views, None).map_err(|e| failed(e.to_string()))
 }
 
 fn safetensors(

@@ -1,5 +1,8 @@
-//! What a consortium prepares before the first round, from synthetic scans alone: a starting student, the clip norm, and
-//! the subspace to release in. Nobody's data is touched, so none of it costs privacy (spec/privacy.md, section 14).
+//! What a consortium prepares before the first round, from synthetic scans alone: a starting student ([`endless`] makes
+//! one from a stream that never repeats), the clip norm, and the subspace to release in. Nobody's data is touched, so none
+//! of it costs privacy (spec/privacy.md, section 14).
+
+pub mod endless;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     TrainError,
-    crops::PreparedScan,
+    crops::{Crop, PreparedScan},
     generator,
     losses::{Losses, Targets, TermWeights},
     patient::{LocalTraining, PreparedPatient, patient_deltas},
@@ -123,6 +126,24 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
+/// A step on labelled crops alone.
+fn labelled_step(crops: Vec<Crop>, patch: [usize; 3], learning_rate: f64) -> Step {
+    let (mut images, mut labels) = (Vec::new(), Vec::new());
+    for crop in crops {
+        images.extend(crop.image);
+        labels.push(crop.labels);
+    }
+    Step {
+        batch: Batch { images, samples: labels.len(), patch },
+        targets: Targets { labels, ..Targets::default() },
+        question: None,
+        terms: TermWeights::default(),
+        dropout: None,
+        learning_rate,
+        average: None,
+    }
+}
+
 struct Warmup<'a> {
     config: VNetConfig,
     settings: &'a Pretraining,
@@ -143,23 +164,14 @@ impl Work for Warmup<'_> {
             if cancel.load(Ordering::Relaxed) {
                 break;
             }
-            let (mut images, mut labels) = (Vec::new(), Vec::new());
-            for crop in 0..settings.batch {
+            let crop = |crop: u64| {
                 let mut random = generator(settings.seed, "pretraining", &[step, crop]);
                 let scan = &scans[((step * settings.batch + crop) % settings.scans) as usize];
-                let crop = scan.crop(settings.patch, settings.augment, &mut random);
-                images.extend(crop.image);
-                labels.push(crop.labels);
-            }
-            trainer.step(Step {
-                batch: Batch { images, samples: labels.len(), patch: settings.patch },
-                targets: Targets { labels, ..Targets::default() },
-                question: None,
-                terms: TermWeights::default(),
-                dropout: None,
-                learning_rate: settings.learning_rate * decay(step, settings.steps),
-                average: None,
-            })?;
+                scan.crop(settings.patch, settings.augment, &mut random)
+            };
+            let crops = (0..settings.batch).map(crop).collect();
+            let rate = settings.learning_rate * decay(step, settings.steps);
+            trainer.step(labelled_step(crops, settings.patch, rate))?;
             each(step + 1, &|| trainer.losses());
         }
         Ok(start.with_flat(&trainer.student()).expect("the student has the start's architecture"))

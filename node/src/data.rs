@@ -1,10 +1,12 @@
 //! Scans: from files on disk to training patches. In reading order: [`volume`], [`grid`], [`nifti`], [`folder`],
-//! [`resample`], [`normalise`], [`patch`], [`metrics`], [`click`], [`preview`], [`synth`], [`recipe`].
+//! [`resample`], [`normalise`], [`patch`], [`metrics`], [`click`], [`preview`], [`synth`],
+//! [`recipe`], [`mixture`].
 
 pub mod click;
 pub mod folder;
 pub mod grid;
 pub mod metrics;
+pub mod mixture;
 pub mod nifti;
 pub mod normalise;
 pub mod patch;

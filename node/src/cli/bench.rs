@@ -15,11 +15,12 @@ use crate::{
     data::folder::FolderError,
     device::{Device, DeviceChoice, DeviceError},
     model::ModelError,
-    train::TrainError,
+    train::{TrainError, interactive::InteractiveError},
 };
 
 pub mod conv;
 pub mod measure;
+pub mod prompt;
 pub mod step;
 pub mod train;
 
@@ -38,6 +39,8 @@ pub enum BenchCommand {
     Step(step::StepArgs),
     /// One 3-D convolution, forward and with its gradients
     Conv(conv::ConvArgs),
+    /// A prompted U-Net on a random image: embedding, a prompt, an example of its training
+    Prompt(prompt::PromptArgs),
     /// Iterations of `train` on a folder of scans, data included
     Train(train::TrainBenchArgs),
 }
@@ -68,6 +71,9 @@ pub enum BenchError {
     /// The computation.
     #[error(transparent)]
     Train(#[from] TrainError),
+    /// The computation of a generalist.
+    #[error(transparent)]
+    Interactive(#[from] InteractiveError),
     /// The folder.
     #[error(transparent)]
     Folder(#[from] FolderError),
@@ -106,6 +112,7 @@ pub fn run(args: &BenchArgs, format: Format, out: &mut dyn Write) -> Result<(), 
     let report = match &args.command {
         BenchCommand::Step(args) => step::run(args),
         BenchCommand::Conv(args) => conv::run(args),
+        BenchCommand::Prompt(args) => prompt::run(args),
         BenchCommand::Train(args) => train::run(args),
     }?;
     Ok(print(out, format, &report.words(), &report)?)

@@ -17,9 +17,9 @@ use thiserror::Error;
 use super::{Exit, Format};
 use crate::data::folder::FolderError;
 use crate::data::metrics::{Distances, MetricsError, Scores, score, score_class};
+use crate::data::nifti::{NiftiError, WriteError, read_grid, read_image, read_labels, write_image};
 use crate::data::preview::PreviewError;
 use crate::data::recipe::{CohortError, RecipeError, View};
-use crate::data::nifti::{NiftiError, WriteError, read_grid, read_image, read_labels, write_image};
 use crate::data::synth::{Style, SynthError, SynthSpec, write_cohort};
 
 /// Why a command failed.
@@ -228,7 +228,11 @@ fn same_file(a: &Path, b: &Path) -> bool {
 }
 
 /// Three numbers of an option, if it is given.
-fn three<T: Copy>(given: Option<&Vec<T>>, name: &'static str, such_as: &'static str) -> Result<Option<[T; 3]>, DataCommandError> {
+fn three<T: Copy>(
+    given: Option<&Vec<T>>,
+    name: &'static str,
+    such_as: &'static str,
+) -> Result<Option<[T; 3]>, DataCommandError> {
     let array = |values: &Vec<T>| values.as_slice().try_into().map_err(|_| DataCommandError::Three(name, such_as));
     given.map(array).transpose()
 }

@@ -4,70 +4,67 @@
 //! Who knows the object decides what the clicks are worth: simulated training and the oracle of an evaluation know the
 //! truth, a student's confident prediction is honest. This file only compares two masks.
 
-use rand::{Rng, seq::IndexedRandom};
+use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
 use super::{metrics::edt::distances_to, volume::Volume};
 
 /// How a click is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClickRule {
-    /// In the middle of the larger error: a voxel more than half as deep in it as its deepest one (RITM).
-    Middle,
-    /// Any wrong voxel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rule {
+    /// Deep within the larger error, as in RITM: more than half as deep as its deepest voxel.
+    Ritm,
+    /// Anywhere in the error, as SAM-Med3D was trained.
     Uniform,
 }
 
-/// A click on a voxel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NextClick {
-    /// Index of the voxel.
-    pub at: [usize; 3],
-    /// Whether it lies in the wanted object.
-    pub inside: bool,
-}
-
-impl ClickRule {
-    /// The click that corrects `mask` towards `wanted`, both [x, y, z] of `shape`; none where they agree.
-    ///
-    /// # Panics
-    /// If a mask has another size.
-    pub fn next(self, mask: &[bool], wanted: &[bool], shape: [usize; 3], random: &mut ChaCha8Rng) -> Option<NextClick> {
-        let voxels: usize = shape.iter().product();
-        assert!(mask.len() == voxels && wanted.len() == voxels, "both masks are on the grid");
-        let at = match self {
+impl Rule {
+    /// The voxel to click on, and whether the object is there, given what a mask of `shape` has `missed` of the object and
+    /// what it has `added` to it; none where it has done neither (spec/semisam.md, E10).
+    pub fn choose(
+        self,
+        missed: &[bool],
+        added: &[bool],
+        shape: [usize; 3],
+        random: &mut ChaCha8Rng,
+    ) -> Option<(usize, bool)> {
+        match self {
             Self::Uniform => {
-                let wrong = mask.iter().zip(wanted).filter(|(mask, wanted)| mask != wanted).count();
-                let chosen = (wrong > 0).then(|| random.random_range(0..wrong))?;
-                (0..voxels).filter(|&at| mask[at] != wanted[at]).nth(chosen)?
+                let wrong = |at: &usize| missed[*at] || added[*at];
+                let at = *pick(&(0..missed.len()).filter(wrong).collect::<Vec<_>>(), random)?;
+                Some((at, missed[at]))
             }
-            Self::Middle => {
-                let error = |inside: bool| Depths::of(|at| mask[at] != wanted[at] && wanted[at] == inside, shape);
-                let (missed, false_alarm) = (error(true), error(false));
-                let larger = if missed.deepest > false_alarm.deepest { missed } else { false_alarm };
-                let middle = |(_, depth): &&(usize, f64)| *depth > 0.5 * larger.deepest;
-                let candidates: Vec<usize> = larger.voxels.iter().filter(middle).map(|(at, _)| *at).collect();
-                *candidates.choose(random)?
+            Self::Ritm => {
+                let [of_missed, of_added] = [missed, added].map(|error| distances_inside(error, shape, true));
+                let deepest = |depths: &[(usize, f64)]| depths.iter().map(|(_, depth)| *depth).fold(0.0, f64::max);
+                let [deepest_missed, deepest_added] = [deepest(&of_missed), deepest(&of_added)];
+                let inside = deepest_missed > deepest_added;
+                let least = 0.5 * deepest_missed.max(deepest_added);
+                let deep = if inside { of_missed } else { of_added }.into_iter().filter(|(_, depth)| *depth > least);
+                Some((*pick(&deep.map(|(at, _)| at).collect::<Vec<_>>(), random)?, inside))
             }
+        }
+    }
+
+    /// The click that corrects `mask` towards `wanted`, both of `shape`; none where they agree.
+    pub fn correct(
+        self,
+        mask: &[bool],
+        wanted: &[bool],
+        shape: [usize; 3],
+        random: &mut ChaCha8Rng,
+    ) -> Option<(usize, bool)> {
+        let error = |inside: bool| -> Vec<bool> {
+            mask.iter().zip(wanted).map(|(mask, wanted)| mask != wanted && *wanted == inside).collect()
         };
-        let [_, ny, nz] = shape;
-        Some(NextClick { at: [at / nz / ny, at / nz % ny, at % nz], inside: wanted[at] })
+        self.choose(&error(true), &error(false), shape, random)
     }
 }
 
-/// How deep each voxel of a region lies in it; beyond the volume is outside.
-struct Depths {
-    voxels: Vec<(usize, f64)>,
-    deepest: f64,
-}
-
-impl Depths {
-    fn of(region: impl Fn(usize) -> bool, shape: [usize; 3]) -> Self {
-        let region: Vec<bool> = (0..shape.iter().product()).map(region).collect();
-        let voxels = distances_inside(&region, shape, true);
-        let deepest = voxels.iter().map(|(_, depth)| *depth).fold(0.0, f64::max);
-        Self { voxels, deepest }
-    }
+fn pick<'a, T>(candidates: &'a [T], random: &mut ChaCha8Rng) -> Option<&'a T> {
+    (!candidates.is_empty()).then(|| &candidates[random.random_range(0..candidates.len())])
 }
 
 /// The voxels of a region, in order, each with the distance to the nearest one outside it, in voxels. What lies beyond the
@@ -117,8 +114,9 @@ mod tests {
         (0..504).map(within).collect()
     }
 
-    fn next(rule: ClickRule, mask: &[bool], wanted: &[bool], seed: u64) -> Option<NextClick> {
-        rule.next(mask, wanted, SHAPE, &mut generator(seed, "click", &[]))
+    fn next(rule: Rule, mask: &[bool], wanted: &[bool], seed: u64) -> Option<([usize; 3], bool)> {
+        let click = rule.correct(mask, wanted, SHAPE, &mut generator(seed, "click", &[]));
+        click.map(|(at, inside)| ([at / 56, at / 7 % 8, at % 7], inside))
     }
 
     #[test]
@@ -126,10 +124,11 @@ mod tests {
         let (nothing, object) = (vec![false; 504], block([2, 1, 1], [7, 6, 6]));
         for seed in 0..20 {
             // 5 x 5 x 5: depth 3 at the centre, 2 around it, and half of 3 is less than 2
-            let click = next(ClickRule::Middle, &nothing, &object, seed).expect("all is missed");
-            assert!(click.inside && (0..3).all(|axis| click.at[axis].abs_diff([4, 3, 3][axis]) <= 1), "{click:?}");
-            let click = next(ClickRule::Middle, &object, &nothing, seed).expect("all is wrong");
-            assert!(!click.inside && (0..3).all(|axis| click.at[axis].abs_diff([4, 3, 3][axis]) <= 1), "{click:?}");
+            let near = |at: [usize; 3]| (0..3).all(|axis| at[axis].abs_diff([4, 3, 3][axis]) <= 1);
+            let (at, inside) = next(Rule::Ritm, &nothing, &object, seed).expect("all is missed");
+            assert!(inside && near(at), "{at:?}");
+            let (at, inside) = next(Rule::Ritm, &object, &nothing, seed).expect("all is wrong");
+            assert!(!inside && near(at), "{at:?}");
         }
     }
 
@@ -137,10 +136,10 @@ mod tests {
     fn the_deeper_error_is_clicked_and_equals_go_to_the_false_alarm() {
         let (wanted, mask) = (block([0, 0, 0], [3, 8, 7]), block([4, 0, 0], [9, 8, 7]));
         for seed in 0..10 {
-            assert!(!next(ClickRule::Middle, &mask, &wanted, seed).expect("differ").inside, "five planes beat three");
-            assert!(next(ClickRule::Middle, &wanted, &mask, seed).expect("differ").inside);
+            assert!(!next(Rule::Ritm, &mask, &wanted, seed).expect("differ").1, "five planes beat three");
+            assert!(next(Rule::Ritm, &wanted, &mask, seed).expect("differ").1);
             let mirrored = block([6, 0, 0], [9, 8, 7]);
-            assert!(!next(ClickRule::Middle, &mirrored, &wanted, seed).expect("differ").inside);
+            assert!(!next(Rule::Ritm, &mirrored, &wanted, seed).expect("differ").1);
         }
     }
 
@@ -151,10 +150,10 @@ mod tests {
             wanted in prop::collection::vec(any::<bool>(), 504),
             seed in any::<u64>(),
         ) {
-            for rule in [ClickRule::Middle, ClickRule::Uniform] {
+            for rule in [Rule::Ritm, Rule::Uniform] {
                 let click = next(rule, &mask, &wanted, seed);
                 prop_assert_eq!(click.is_none(), mask == wanted);
-                if let Some(NextClick { at: [i, j, k], inside }) = click {
+                if let Some(([i, j, k], inside)) = click {
                     let at = (i * 8 + j) * 7 + k;
                     prop_assert!(mask[at] != wanted[at] && wanted[at] == inside);
                 }

@@ -161,8 +161,21 @@ struct Wall {
 /// The primitive, and where it is.
 #[derive(Clone, Debug, PartialEq)]
 enum Form {
-    Compact { profile: Profile, size_mm: Triple, turn_deg: Triple, lumps: Range, place: Spot },
-    Tube { from: Spot, to: Spot, diameter_mm: Range, end_diameter_mm: Option<Range>, bend: Range, bend_towards: Option<Point> },
+    Compact {
+        profile: Profile,
+        size_mm: Triple,
+        turn_deg: Triple,
+        lumps: Range,
+        place: Spot,
+    },
+    Tube {
+        from: Spot,
+        to: Spot,
+        diameter_mm: Range,
+        end_diameter_mm: Option<Range>,
+        bend: Range,
+        bend_towards: Option<Point>,
+    },
 }
 
 /// A place, given by a relation.
@@ -261,8 +274,8 @@ impl Recipe {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn parse(name: &str, text: &str) -> Result<Self, RecipeError> {
-        let recipe = parse::parse(name, text)
-            .map_err(|problems| RecipeError::Content { name: name.to_owned(), problems })?;
+        let recipe =
+            parse::parse(name, text).map_err(|problems| RecipeError::Content { name: name.to_owned(), problems })?;
         recipe.seen(View::default())
     }
 

@@ -133,36 +133,42 @@ impl PromptUNetConfig {
 pub struct Features<B: Backend>(Vec<Tensor<B, 5>>);
 
 impl<B: Backend> Features<B> {
-    /// The tensors `feature_0` to `feature_3`, in the host's memory.
-    pub fn to_host(self) -> Weights {
-        let tensors = self.0.into_iter().enumerate().map(|(level, values)| {
-            let shape = values.dims().to_vec();
-            (format!("feature_{level}"), weights::Tensor { shape, values: to_host(values.into_data()) })
-        });
-        Weights::new(tensors).expect("a tensor has as many values as its shape says")
+    /// One tensor in the host's memory: [numbers of a cell, cells], where a cell is a block of 8 x 8 x 8 voxels. The
+    /// numbers are those of level after level, each in its own order.
+    pub fn to_host(self) -> weights::Tensor {
+        let cells = self.sides().map(|side| side / SIDES);
+        let values: Vec<f32> = self.0.into_iter().flat_map(|level| to_host(level.into_data())).collect();
+        let shape = [values.len() / cells.iter().product::<usize>(), cells[0], cells[1], cells[2]];
+        weights::Tensor { shape: shape.to_vec(), values }
     }
 
     /// What [`Features::to_host`] gave, on a device.
     ///
     /// # Errors
-    /// If a tensor is missing or of a shape that `config` cannot give.
-    pub fn from_host(config: &PromptUNetConfig, stored: &Weights, device: &B::Device) -> Result<Self, PromptUNetError> {
-        let mut sides = None;
-        let of_level = |level: usize| {
-            let name = format!("feature_{level}");
-            let tensor = stored.get(&name).ok_or_else(|| PromptUNetError::Foreign(name.clone()))?;
-            let [1, _, d, h, w] = *tensor.shape.as_slice() else { return Err(PromptUNetError::Foreign(name)) };
-            let expected = config.feature(level, *sides.get_or_insert([d, h, w])).to_vec();
-            if tensor.shape != expected {
-                return Err(PromptUNetError::Shape {
-                    what: format!("`{name}`"),
-                    expected,
-                    found: tensor.shape.clone(),
-                });
-            }
-            Ok(Tensor::from_data(TensorData::new(tensor.values.clone(), tensor.shape.clone()), device))
+    /// If its shape is not one that `config` gives.
+    pub fn from_host(
+        config: &PromptUNetConfig,
+        stored: &weights::Tensor,
+        device: &B::Device,
+    ) -> Result<Self, PromptUNetError> {
+        let cells: [usize; 3] = match stored.shape.as_slice() {
+            [_, cells @ ..] => cells.try_into().unwrap_or_default(),
+            [] => [0; 3],
         };
-        Ok(Self((0..LEVELS).map(of_level).collect::<Result<_, _>>()?))
+        let of_cell: usize = (0..LEVELS).map(|level| config.widths[level] << (3 * (LEVELS - 1 - level))).sum();
+        let expected = [of_cell, cells[0], cells[1], cells[2]];
+        fits("features", &expected, &stored.shape)?;
+        if cells.contains(&0) || stored.values.len() != expected.iter().product::<usize>() {
+            return Err(PromptUNetError::Side(cells.map(|cells| cells * SIDES)));
+        }
+        let mut rest = stored.values.as_slice();
+        let levels = (0..LEVELS).map(|level| {
+            let shape = config.feature(level, cells.map(|cells| cells * SIDES));
+            let (values, tail) = rest.split_at(shape.iter().product());
+            rest = tail;
+            Tensor::from_data(TensorData::new(values.to_vec(), shape), device)
+        });
+        Ok(Self(levels.collect()))
     }
 
     /// Sides of the image that these are features of.
@@ -247,11 +253,11 @@ impl<B: ConvBackend> PromptUNet<B> {
         let feature = |level: usize| Image::plain(features.0[level].clone());
         let drawn = self.leaves.convolution("prompt.in", Sampling::Down, Image::plain(prompts));
         let (mut x, mut kept) = (Image::plain(drawn.values), vec![feature(0)]);
-        for level in 1..LEVELS {
+        for (level, units) in PROMPT_UNITS.into_iter().enumerate().skip(1) {
             if level > 1 {
                 x = self.down("prompt", level, x);
             }
-            x = self.units("prompt", level, PROMPT_UNITS[level], x.plus(feature(level)));
+            x = self.units("prompt", level, units, x.plus(feature(level)));
             kept.push(x.clone());
         }
         kept.pop();

@@ -27,7 +27,7 @@ pub use state::{State, StateError};
 
 use self::{
     example::Example,
-    gradient::{ExampleLosses, gradient},
+    gradient::{Answered, ExampleLosses},
 };
 use super::{crops::PreparedScan, generator, parallel, pretrain::Synthesise, schedule::decay};
 use crate::{
@@ -192,14 +192,14 @@ fn step<B: TrainBackend>(
 ) -> Result<(Vec<ExampleLosses>, Vec<f32>), InteractiveError> {
     let run = stream.run;
     let examples = (0..run.batch).map(|of| stream.example(step * run.batch + of)).collect::<Result<Vec<_>, _>>()?;
-    let of_example = |number: usize, example: Example| {
+    let answer = |number: usize, example: Example| {
         let mut random = generator(run.seed, "interaction", &[step, number as u64]);
-        gradient::<B>(run.config, weights, &example, &mut random, device)
+        Answered::<B>::new(run.config, weights, &example, &mut random, device)
     };
-    let (mut losses, mut sum) = (Vec::new(), vec![0.0; weights.count()]);
-    for found in parallel::map(examples, of_example) {
-        let (of_example, gradient) = found?;
-        losses.push(of_example);
+    let answered = parallel::map(examples, answer).into_iter().collect::<Result<Vec<_>, _>>()?;
+    let losses = answered.iter().map(|answered| answered.losses).collect();
+    let mut sum = vec![0.0; weights.count()];
+    for gradient in parallel::map(answered, |_, answered| answered.gradient()) {
         sum.iter_mut().zip(gradient).for_each(|(sum, value)| *sum += value / run.batch as f32);
     }
     Ok((losses, sum))

@@ -162,15 +162,16 @@ pub fn run(args: &PretrainArgs, format: Format, out: &mut dyn Write, cancel: &At
     }
     finish(args, &recipe, &progress.student(&run), format, out)?;
     match fs::remove_file(&state_path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(PretrainError::File { path: state_path, source }),
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(PretrainError::File { path: state_path, source })
+        }
         _ => Ok(()),
     }
 }
 
 fn settings(args: &PretrainArgs, recipe: &Recipe) -> Result<Endless, PretrainError> {
     let groups = args.groups.unwrap_or(args.base_filters);
-    let config =
-        VNetConfig { classes: recipe.classes().len() + 1, groups, ..VNetConfig::binary(args.base_filters) };
+    let config = VNetConfig { classes: recipe.classes().len() + 1, groups, ..VNetConfig::binary(args.base_filters) };
     config.check()?;
     Ok(Endless {
         config,

@@ -177,7 +177,10 @@ mod tests {
         for seed in 0..50 {
             let bias = Bias::draw([9, 8, 7], 0.3, &mut ChaCha8Rng::seed_from_u64(seed));
             let (low, high) = bias.axes.iter().fold((0.0, 0.0), |(low, high), axis| {
-                (low + axis.iter().copied().fold(f32::MAX, f32::min), high + axis.iter().copied().fold(f32::MIN, f32::max))
+                (
+                    low + axis.iter().copied().fold(f32::MAX, f32::min),
+                    high + axis.iter().copied().fold(f32::MIN, f32::max),
+                )
             });
             assert!(low > 0.699 && high < 1.301 && low < high, "{low} {high}");
         }

@@ -1,8 +1,8 @@
 //! Volumes of a recipe on disk, in the layout that [`crate::data::folder`] reads.
 
 use std::io;
-use std::time::{Duration, Instant};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 use thiserror::Error;

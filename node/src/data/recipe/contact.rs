@@ -49,7 +49,8 @@ mod tests {
 
     #[test]
     fn turned_ellipsoids_share_one_point() {
-        let (a, mut b) = (ellipsoid([30.0, 12.0, 20.0], [20.0, 10.0, 50.0]), ellipsoid([8.0, 25.0, 14.0], [-30.0, 5.0, 80.0]));
+        let (a, mut b) =
+            (ellipsoid([30.0, 12.0, 20.0], [20.0, 10.0, 50.0]), ellipsoid([8.0, 25.0, 14.0], [-30.0, 5.0, 80.0]));
         let towards = unit([-0.4, 0.8, 0.2]);
         b.centre = scaled(towards, touching_distance(&a, &b, towards));
         // Points of a's surface, measured in b: the nearest just reaches it.

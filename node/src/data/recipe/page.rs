@@ -183,9 +183,8 @@ impl<'t, 'c> Page<'t, 'c> {
         if let Some(range) = range(&value, bounds) {
             return Triple { axes: [range; 3], together: true };
         }
-        let three: Option<Vec<Range>> = value
-            .as_array()
-            .and_then(|items| items.iter().map(|item| self::range(item.get_ref(), bounds)).collect());
+        let three: Option<Vec<Range>> =
+            value.as_array().and_then(|items| items.iter().map(|item| self::range(item.get_ref(), bounds)).collect());
         let three = three.and_then(|ranges| <[Range; 3]>::try_from(ranges).ok());
         three.map_or_else(
             || {
@@ -273,9 +272,12 @@ impl<'t, 'c> Page<'t, 'c> {
         let mut ranges = Vec::new();
         for (name, (at, value)) in std::mem::take(&mut self.values) {
             match (among.iter().position(|known| *known == name), range(&value, bounds)) {
-                (None, _) => self.complain_at(at, &name, &unknown_name(&DeValue::String(name.clone().into()), among, kind)),
+                (None, _) => {
+                    self.complain_at(at, &name, &unknown_name(&DeValue::String(name.clone().into()), among, kind))
+                }
                 (_, None) => {
-                    let problem = format!("must be a number from {} to {}, or [least, most] within these", bounds.0, bounds.1);
+                    let problem =
+                        format!("must be a number from {} to {}, or [least, most] within these", bounds.0, bounds.1);
                     self.complain_at(at, &name, &problem);
                 }
                 (Some(position), Some(range)) => ranges.push((position, range)),
@@ -309,7 +311,9 @@ fn number(value: &DeValue<'_>) -> Option<f64> {
 fn range(value: &DeValue<'_>, (least, most): Bounds) -> Option<Range> {
     let found = match value.as_array() {
         None => Range::fixed(number(value)?),
-        Some(items) if items.len() == 2 => Range { low: number(items[0].get_ref())?, high: number(items[1].get_ref())? },
+        Some(items) if items.len() == 2 => {
+            Range { low: number(items[0].get_ref())?, high: number(items[1].get_ref())? }
+        }
         Some(_) => return None,
     };
     (least <= found.low && found.low <= found.high && found.high <= most).then_some(found)

@@ -61,7 +61,8 @@ fn read(name: &str, mut page: Page<'_, '_>) -> Recipe {
         page.complain("`classes`: there may be at most 255");
     }
     let mut tissues = tissues(&mut page);
-    let mut names = Names { tissues: tissues.iter().map(|tissue| tissue.name.clone()).collect(), classes, parts: Vec::new() };
+    let mut names =
+        Names { tissues: tissues.iter().map(|tissue| tissue.name.clone()).collect(), classes, parts: Vec::new() };
     let background = page.name("background", &names.tissues, "tissue").unwrap_or_else(|| {
         if tissues.is_empty() {
             tissues.push(Tissue::plain("background"));
@@ -103,10 +104,13 @@ fn check_parts(page: &Page<'_, '_>, names: &Names, parts: &[Part]) {
     for (position, class) in names.classes.iter().enumerate() {
         let number = position + 1;
         let used = |part: &Part| {
-            usize::from(part.class) == number || part.wall.as_ref().is_some_and(|wall| usize::from(wall.class) == number)
+            usize::from(part.class) == number
+                || part.wall.as_ref().is_some_and(|wall| usize::from(wall.class) == number)
         };
         if !parts.iter().any(used) {
-            page.complain(&format!("no part has the class \"{class}\": give one `class = \"{class}\"`, or remove the class"));
+            page.complain(&format!(
+                "no part has the class \"{class}\": give one `class = \"{class}\"`, or remove the class"
+            ));
         }
     }
 }

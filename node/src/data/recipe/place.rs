@@ -108,7 +108,8 @@ impl Scene {
             Relation::Touching { of, towards, gap_mm } => {
                 let other = self.part(*of).as_compact();
                 let (towards, gap) = (towards.draw(random), gap_mm.draw(random));
-                let apart = moving.map_or_else(|| other.radius(towards), |moving| touching_distance(&other, moving, towards));
+                let apart =
+                    moving.map_or_else(|| other.radius(towards), |moving| touching_distance(&other, moving, towards));
                 add(other.centre, scaled(towards, apart + gap))
             }
             Relation::AttachedTo { of, towards, reach } => {

@@ -162,7 +162,9 @@ impl Tube {
     }
 
     fn bounds(&self) -> (Point, Point) {
-        self.path.iter().fold(([f64::MAX; 3], [f64::MIN; 3]), |bounds, (point, radius)| joined(bounds, around(*point, *radius)))
+        self.path
+            .iter()
+            .fold(([f64::MAX; 3], [f64::MIN; 3]), |bounds, (point, radius)| joined(bounds, around(*point, *radius)))
     }
 
     fn cover(&self, row: &Row<'_>, coverage: &mut [f32]) {
@@ -249,9 +251,9 @@ impl Solid {
                 axes: product(turn, &shape.axes),
                 ..shape.clone()
             }),
-            Solid::Tube(tube) => {
-                Solid::Tube(Tube { path: tube.path.iter().map(|(point, radius)| (moved(*point), radius * scale)).collect() })
-            }
+            Solid::Tube(tube) => Solid::Tube(Tube {
+                path: tube.path.iter().map(|(point, radius)| (moved(*point), radius * scale)).collect(),
+            }),
         }
     }
 }

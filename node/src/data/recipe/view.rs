@@ -177,9 +177,8 @@ fn cut_out(crop: &Crop, scene: &Scene, whole: Point, random: &mut ChaCha8Rng) ->
     let (low, high) = (subtract(low, before), add(high, after));
     let size = subtract(high, low);
     // What a cut-out is larger than its parts and margins by is spread at random over both sides.
-    let middle = std::array::from_fn(|axis| {
-        0.5 * (low[axis] + high[axis]) + slack[axis] * (least[axis] - size[axis]).max(0.0)
-    });
+    let middle =
+        std::array::from_fn(|axis| 0.5 * (low[axis] + high[axis]) + slack[axis] * (least[axis] - size[axis]).max(0.0));
     let size: Point = std::array::from_fn(|axis| size[axis].max(least[axis]).clamp(1e-3, whole[axis]));
     (middle, size, cut)
 }

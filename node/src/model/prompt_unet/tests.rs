@@ -174,7 +174,8 @@ fn the_gradient_matches_a_finite_difference() {
         let found = answer(&weights.with_flat(&moved).expect("as many"), image.clone(), maps.clone());
         found.iter().zip(&slope).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
     };
-    let difference = (sum(1e-3) - sum(-1e-3)) / 2e-3;
+    // small, because the norms of the few voxels of the deepest level bend the function
+    let difference = (sum(2e-4) - sum(-2e-4)) / 4e-4;
     assert!((difference / norm - 1.0).abs() < 0.02, "{difference} for {norm}");
 }
 
@@ -230,13 +231,16 @@ fn features_are_kept_and_used_again() {
     let features = network.embed(tensor(noise(VOXELS, "image"), 1)).expect("it fits");
     let direct = host(network.decode(&features, tensor(maps(&prompts()), 3)).expect("they fit"));
     let stored = features.to_host();
-    assert_eq!(stored.get("feature_3").expect("the deepest").shape, [1, 12, 2, 1, 3]);
+    assert_eq!(stored.shape, [4 * 512 + 8 * 64 + 8 * 8 + 12, 2, 1, 3]);
     let again = Features::from_host(&CONFIG, &stored, &device).expect("its own");
     assert_eq!(host(network.decode(&again, tensor(maps(&prompts()), 3)).expect("they fit")), direct);
     let other = PromptUNetConfig { widths: [4, 8, 12, 12] };
     let error = Features::<Flex>::from_host(&other, &stored, &device).expect_err("another network's").to_string();
-    assert!(error.contains("`feature_2`") && error.contains("[1, 12, 4, 2, 6]"), "{error}");
-    assert!(Features::<Flex>::from_host(&CONFIG, &weights, &device).is_err());
+    assert!(error.contains("[2668, 2, 1, 3]") && error.contains("[2636, 2, 1, 3]"), "{error}");
+    for shape in [vec![], vec![2636], vec![2636, 0, 1, 3], vec![2636, 2, 2, 3]] {
+        let damaged = weights::Tensor { shape, values: stored.values.clone() };
+        assert!(Features::<Flex>::from_host(&CONFIG, &damaged, &device).is_err());
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::corruption::corrupted;
 use crate::{
-    data::click::{ClickRule, NextClick},
+    data::click::Rule,
     model::{
         prompt_unet::prompt::Prompts,
         sam::{Click, Sign},
@@ -78,12 +78,14 @@ impl Example {
 
     /// Adds a click, or a few, where `mask` is wrong.
     pub fn correct(&self, mask: &[bool], prompts: &mut Prompts, random: &mut ChaCha8Rng) {
-        let rule = *[ClickRule::Middle, ClickRule::Middle, ClickRule::Uniform].choose(random).expect("three");
+        let rule = *[Rule::Ritm, Rule::Ritm, Rule::Uniform].choose(random).expect("three");
         let clicks = *[1, 1, 1, 2, 3].choose(random).expect("five");
         for number in 0..clicks {
             // further clicks of a round are anywhere in the error: they are given at once, not one after another
-            let rule = if number == 0 { rule } else { ClickRule::Uniform };
-            prompts.clicks.extend(rule.next(mask, &self.object, self.shape, random).map(click));
+            let rule = if number == 0 { rule } else { Rule::Uniform };
+            prompts
+                .clicks
+                .extend(rule.correct(mask, &self.object, self.shape, random).map(|choice| click(choice, self.shape)));
         }
     }
 
@@ -91,7 +93,9 @@ impl Example {
     fn points(&self, believed: &[bool], prompts: &mut Prompts, random: &mut ChaCha8Rng) {
         let nothing = vec![false; believed.len()];
         for _ in 0..random.random_range(1..=5) {
-            prompts.clicks.extend(ClickRule::Uniform.next(&nothing, believed, self.shape, random).map(click));
+            prompts.clicks.extend(
+                Rule::Uniform.correct(&nothing, believed, self.shape, random).map(|choice| click(choice, self.shape)),
+            );
         }
         for _ in 0..random.random_range(0..=3) {
             self.outside(believed, prompts, random);
@@ -101,13 +105,16 @@ impl Example {
     /// A point outside `mask`.
     fn outside(&self, mask: &[bool], prompts: &mut Prompts, random: &mut ChaCha8Rng) {
         let all = vec![true; mask.len()];
-        prompts.clicks.extend(ClickRule::Uniform.next(&all, mask, self.shape, random).map(click));
+        prompts
+            .clicks
+            .extend(Rule::Uniform.correct(&all, mask, self.shape, random).map(|choice| click(choice, self.shape)));
     }
 }
 
-fn click(next: NextClick) -> Click {
-    let sign = if next.inside { Sign::Foreground } else { Sign::Background };
-    Click { at: next.at.map(|index| index as f32), sign }
+/// A choice of a voxel as a click.
+pub(super) fn click((at, inside): (usize, bool), [_, ny, nz]: [usize; 3]) -> Click {
+    let sign = if inside { Sign::Foreground } else { Sign::Background };
+    Click { at: [at / nz / ny, at / nz % ny, at % nz].map(|index| index as f32), sign }
 }
 
 #[cfg(test)]

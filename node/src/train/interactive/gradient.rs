@@ -18,7 +18,11 @@ use crate::{
     model::{
         conv::operator::ConvBackend,
         leaves::to_host,
-        prompt_unet::{Features, PromptUNet, PromptUNetConfig, layout::PROMPT_MAPS, prompt::Prompts},
+        prompt_unet::{
+            Features, PromptUNet, PromptUNetConfig,
+            layout::{MAPS, PROMPT_MAPS},
+            prompt::Prompts,
+        },
     },
 };
 
@@ -34,37 +38,53 @@ pub struct ExampleLosses {
     pub last: MaskLosses,
 }
 
-/// The losses of `weights` on an example, and the gradient of their mean in the flat order of the weights. All that is
-/// drawn comes from `random`.
+/// An example that has been answered, and of which the gradient is still to be taken.
 ///
-/// # Errors
-/// If weights, example and architecture do not fit.
-pub fn gradient<B: TrainBackend>(
-    config: PromptUNetConfig,
-    weights: &Weights,
-    example: &Example,
-    random: &mut ChaCha8Rng,
-    device: &B::Device,
-) -> Result<(ExampleLosses, Vec<f32>), InteractiveError> {
-    let network = PromptUNet::<B>::tracked(config, weights, device)?;
-    let features = network.embed(on_device(example.image.clone(), 1, example.shape, device))?;
-    let voxels = example.object.len();
-    let mut prompts = example.first_prompts(random);
-    let (first, mut values) = answer(&network, &features, &prompts, device)?;
-    let (first_losses, first_slope) = mask_losses(&values, &example.object, 0.5);
-    let (still, frozen) = (network.inner(), features.inner());
-    for _ in 0..random.random_range(0..=BETWEEN) {
+/// The two are apart so that a step answers all examples before it takes the first gradient, as a student's does: where one
+/// example's graph was still growing while another's was walked back, runs of the same seed were seen to part.
+pub struct Answered<B: TrainBackend> {
+    network: PromptUNet<B>,
+    /// The derivative of this sum with respect to the maps is exactly the slopes of the losses.
+    sum: Tensor<B, 1>,
+    /// Of its answers.
+    pub losses: ExampleLosses,
+}
+
+impl<B: TrainBackend> Answered<B> {
+    /// Answers prompts about an example with the network of `weights`. All that is drawn comes from `random`.
+    ///
+    /// # Errors
+    /// If weights, example and architecture do not fit.
+    pub fn new(
+        config: PromptUNetConfig,
+        weights: &Weights,
+        example: &Example,
+        random: &mut ChaCha8Rng,
+        device: &B::Device,
+    ) -> Result<Self, InteractiveError> {
+        let network = PromptUNet::<B>::tracked(config, weights, device)?;
+        let features = network.embed(on_device(example.image.clone(), 1, example.shape, device))?;
+        let voxels = example.object.len();
+        let mut prompts = example.first_prompts(random);
+        let (first, mut values) = answer(&network, &features, &prompts, device)?;
+        let (first_losses, first_slope) = mask_losses(&values, &example.object, 0.5);
+        let (still, frozen) = (network.inner(), features.inner());
+        for _ in 0..random.random_range(0..=BETWEEN) {
+            correct(example, &mut prompts, &values[..voxels], random);
+            values = answer(&still, &frozen, &prompts, device)?.1;
+        }
         correct(example, &mut prompts, &values[..voxels], random);
-        values = answer(&still, &frozen, &prompts, device)?.1;
+        let (last, values) = answer(&network, &features, &prompts, device)?;
+        let (last_losses, last_slope) = mask_losses(&values, &example.object, 0.5);
+        let slope = |slope: Vec<f32>| on_device::<B>(slope, MAPS, example.shape, device);
+        let sum = (first * slope(first_slope)).sum() + (last * slope(last_slope)).sum();
+        Ok(Self { network, sum, losses: ExampleLosses { first: first_losses, last: last_losses } })
     }
-    correct(example, &mut prompts, &values[..voxels], random);
-    let (last, values) = answer(&network, &features, &prompts, device)?;
-    let (last_losses, last_slope) = mask_losses(&values, &example.object, 0.5);
-    // the derivative of this sum with respect to the maps is exactly the slopes
-    let slope = |slope: Vec<f32>| on_device::<B>(slope, 2, example.shape, device);
-    let sum = (first * slope(first_slope)).sum() + (last * slope(last_slope)).sum();
-    let gradient = network.gradients(&sum.backward()).to_flat();
-    Ok((ExampleLosses { first: first_losses, last: last_losses }, gradient))
+
+    /// The gradient of the mean of both answers' losses, in the flat order of the weights.
+    pub fn gradient(self) -> Vec<f32> {
+        self.network.gradients(&self.sum.backward()).to_flat()
+    }
 }
 
 /// Adds clicks where the answer is wrong, and feeds its mask back.
@@ -88,7 +108,7 @@ pub(super) fn answer<B: ConvBackend>(
 }
 
 /// Maps of one image.
-pub(super) fn on_device<B: ConvBackend>(
+pub fn on_device<B: ConvBackend>(
     values: Vec<f32>,
     maps: usize,
     [x, y, z]: [usize; 3],

@@ -232,7 +232,8 @@ mod tests {
         };
         let (start, mut losses) = (Progress::new(&run, &layout::initial(&run.config, 3)), Vec::new());
         let never = AtomicBool::new(false);
-        train(Device::Cpu, &run, start, &counted, &never, &mut |report| losses.push(report.losses().total)).expect("they fit");
+        train(Device::Cpu, &run, start, &counted, &never, &mut |report| losses.push(report.losses().total))
+            .expect("they fit");
         assert_eq!(seen.into_inner(), (1 << 40) - 1);
         assert!(losses[19] < 0.8 * losses[0], "{} to {}", losses[0], losses[19]);
     }

@@ -185,7 +185,10 @@ fn relation(page: &mut Page<'_, '_>, kind: &str, names: &Names) -> Option<Relati
         }
         "start_of" => Relation::Tip { of: page.name("start_of", parts, "part")?, end: false },
         "end_of" => Relation::Tip { of: page.name("end_of", parts, "part")?, end: true },
-        _ => Relation::Onwards { towards: towards(page), length_mm: page.range("length_mm", MILLIMETRES, Range::fixed(1.0)) },
+        _ => Relation::Onwards {
+            towards: towards(page),
+            length_mm: page.range("length_mm", MILLIMETRES, Range::fixed(1.0)),
+        },
     })
 }
 

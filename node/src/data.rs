@@ -1,6 +1,5 @@
 //! Scans: from files on disk to training patches. In reading order: [`volume`], [`grid`], [`nifti`], [`folder`],
-//! [`resample`], [`normalise`], [`patch`], [`metrics`], [`click`], [`preview`], [`synth`],
-//! [`recipe`], [`mixture`].
+//! [`resample`], [`normalise`], [`patch`], [`metrics`], [`click`], [`preview`], [`synth`], [`recipe`], [`mixture`].
 
 pub mod click;
 pub mod folder;

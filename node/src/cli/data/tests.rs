@@ -151,3 +151,23 @@ fn metrics_have_their_fields_and_nulls() {
     let message = call(&["metrics", &pred, &other]).unwrap_err().to_string();
     assert!(message.contains("different grids") && message.contains("case02_truth"), "{message}");
 }
+
+#[test]
+fn recipes_are_listed_printed_and_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("scans").display().to_string();
+    let made =
+        ["data", "synth", "--recipe", "anything", "--out", &out, "--count", "2", "--shape", "20,16,12", "--seed", "4"];
+    let (code, words) = call(&made).unwrap();
+    assert!(code == 0 && words.contains("2 volumes of `anything`"), "{words}");
+    assert_eq!(call(&["data", "check", &out]).unwrap().0, 0);
+    assert!(matches!(call(&made), Err(DataCommandError::Cohort(_))), "nothing is overwritten");
+    let (_, list) = call(&["data", "synth", "--recipe", "list", "--format", "json"]).unwrap();
+    assert_eq!(lines(&list).len(), 4);
+    let (_, text) = call(&["data", "synth", "--recipe", "anything", "--print"]).unwrap();
+    assert!(text.contains("[[part]]"));
+    assert!(matches!(call(&["data", "synth", "--recipe", "none"]), Err(DataCommandError::Recipe(_))));
+    let two = ["data", "synth", "--recipe", "anything", "--shape", "8,8"];
+    assert!(matches!(call(&two), Err(DataCommandError::Three("shape", _))));
+    assert!(Arguments::try_parse_from(["node", "data", "synth"]).is_err(), "a hospital needs a folder");
+}

@@ -97,13 +97,12 @@ pub enum PretrainError {
     #[error(transparent)]
     Train(#[from] TrainError),
     /// The state of an interrupted run.
-    #[error("`{path}`: {source}")]
+    #[error("`{path}`: {error}")]
     Saved {
         /// The file.
         path: PathBuf,
         /// Why.
-        #[source]
-        source: SavedError,
+        error: SavedError,
     },
     /// The weights cannot be put into a file.
     #[error(transparent)]
@@ -192,7 +191,7 @@ fn saved(path: &Path, run: &Endless) -> Result<Option<Progress>, PretrainError> 
         bytes => bytes.map_err(|source| PretrainError::File { path: path.to_owned(), source })?,
     };
     let progress = Progress::from_bytes(&bytes, run);
-    let progress = progress.map_err(|source| PretrainError::Saved { path: path.to_owned(), source })?;
+    let progress = progress.map_err(|error| PretrainError::Saved { path: path.to_owned(), error })?;
     tracing::info!("continuing after step {}", progress.step);
     Ok(Some(progress))
 }

@@ -5,6 +5,8 @@
 //! shape's volume; no voxel is sampled more than once. All in f32, row by row, with operations that are the same on every
 //! machine.
 
+use std::ops::Range;
+
 use super::space::{Matrix, Point, add, apply, dot, norm, product, scaled, spread, subtract, transposed};
 
 /// Segments of a bent tube.
@@ -51,8 +53,27 @@ pub(super) enum Solid {
 /// What a row of voxels needs: their places in the scene, and the size of a voxel.
 pub(super) struct Row<'a> {
     pub(super) at: [&'a [f32]; 3],
+    /// The place of the first voxel before the warp, the way to the next, and how far the warp moves a voxel at most.
+    pub(super) start: Point,
+    pub(super) step: f64,
+    pub(super) warp: f64,
     /// Squared extents of a voxel.
     pub(super) extent2: [f32; 3],
+}
+
+impl Row<'_> {
+    /// The voxels whose places before the warp are within a box, if there are any.
+    fn within(&self, (low, high): (Point, Point)) -> Option<Range<usize>> {
+        let beside = |axis: usize| self.start[axis] < low[axis] || self.start[axis] > high[axis];
+        if beside(0) || beside(1) {
+            return None;
+        }
+        let at = |place: f64| (place - self.start[2]) / self.step;
+        let (first, last) = (at(low[2]).min(at(high[2])).floor(), at(low[2]).max(at(high[2])).ceil());
+        let count = self.at[2].len();
+        let part = first.max(0.0) as usize..((last + 1.0).max(0.0) as usize).min(count);
+        (part.start < part.end).then_some(part)
+    }
 }
 
 impl Compact {
@@ -172,11 +193,14 @@ impl Tube {
         let widest = (row.extent2[0] + row.extent2[1] + row.extent2[2]).sqrt();
         for pair in self.path.windows(2) {
             let ((from, near), (to, far)) = (pair[0], pair[1]);
+            let slack = 0.5 * f64::from(widest) + row.warp;
+            let Some(part) = row.within(joined(around(from, near + slack), around(to, far + slack))) else { continue };
             let (line, start) = (subtract(to, from).map(|v| v as f32), from.map(|v| v as f32));
             let length2 = sum(line.map(|v| v * v)).max(1e-12);
             let (near, growth) = (near as f32, (far - near) as f32);
             let reach = near.max(near + growth) + 0.5 * widest;
-            let [xs, ys, zs] = row.at;
+            let [xs, ys, zs] = row.at.map(|places| &places[part.clone()]);
+            let coverage = &mut coverage[part];
             for (((x, y), z), coverage) in xs.iter().zip(ys).zip(zs).zip(coverage.iter_mut()) {
                 let p = [x - start[0], y - start[1], z - start[2]];
                 let along = ((p[0] * line[0] + p[1] * line[1] + p[2] * line[2]) / length2).clamp(0.0, 1.0);

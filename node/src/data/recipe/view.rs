@@ -142,7 +142,15 @@ impl Raster {
         let start = (i * self.shape[1] + j) * self.shape[2];
         let (from, to) = (start + along.start, start + along.end);
         let at = [0, 1, 2].map(|axis| &self.places[axis][from..to]);
-        (from, Row { at, extent2: self.spacing.map(|extent| (extent * extent) as f32) })
+        let first = [i, j, along.start];
+        let row = Row {
+            at,
+            start: std::array::from_fn(|axis| self.origin[axis] + self.step[axis] * first[axis] as f64),
+            step: self.step[2],
+            warp: self.warp,
+            extent2: self.spacing.map(|extent| (extent * extent) as f32),
+        };
+        (from, row)
     }
 }
 

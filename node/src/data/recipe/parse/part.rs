@@ -56,8 +56,25 @@ pub(super) fn read(mut page: Page<'_, '_>, names: &Names, parts: &[Part]) -> Par
         only_on: page.names("only_on", &names.parts, "part"),
         wall,
     };
+    for spot in part.form.spots() {
+        if let Relation::Tip { of, .. } = spot.relation
+            && !matches!(parts[of].form, Form::Tube { .. })
+        {
+            page.complain(&format!("\"{}\" has no start and no end, as it is no tube", parts[of].name));
+        }
+    }
     page.finish();
     part
+}
+
+impl Form {
+    /// The places that it is given by.
+    fn spots(&self) -> Vec<&Spot> {
+        match self {
+            Form::Compact { place, .. } => vec![place],
+            Form::Tube { from, to, .. } => vec![from, to],
+        }
+    }
 }
 
 fn layer(page: &mut Page<'_, '_>) -> Option<i32> {

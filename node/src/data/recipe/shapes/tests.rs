@@ -7,7 +7,13 @@ use proptest::prelude::*;
 use super::*;
 use crate::data::recipe::space::turn;
 
-/// Sum of the coverage on a grid of this spacing, in cubic millimetres, and the share of voxels that are partly covered.
+/// A row without a warp.
+fn row(at: [&[f32]; 3], spacing: Point) -> Row<'_> {
+    let (start, step) = (at.map(|places| f64::from(places[0])), spacing[2]);
+    Row { at, start, step, warp: 0.0, extent2: spacing.map(|v| (v * v) as f32) }
+}
+
+/// Sum of the coverage on a grid of this spacing, in cubic millimetres.
 fn volume(solid: &Solid, spacing: Point) -> f64 {
     let (low, high) = solid.bounds();
     let count: [usize; 3] = std::array::from_fn(|axis| ((high[axis] - low[axis]) / spacing[axis]).ceil() as usize + 4);
@@ -18,7 +24,7 @@ fn volume(solid: &Solid, spacing: Point) -> f64 {
     for i in 0..count[0] {
         for j in 0..count[1] {
             let (xs, ys) = (vec![place(0, i); count[2]], vec![place(1, j); count[2]]);
-            let row = Row { at: [&xs, &ys, &zs], extent2: spacing.map(|v| (v * v) as f32) };
+            let row = row([&xs, &ys, &zs], spacing);
             solid.cover(&row, &mut coverage);
             assert!(coverage.iter().all(|share| (0.0..=1.0).contains(share)));
             assert!(coverage[0] == 0.0 && coverage[count[2] - 1] == 0.0, "the bounds hold the shape");
@@ -61,7 +67,7 @@ fn a_plane_along_the_axes_is_covered_exactly() {
     let zs: Vec<f32> = (0..30).map(|k| 0.4 - 14.7 + k as f32).collect();
     let (xs, ys) = (vec![3.1; 30], vec![-7.7; 30]);
     let mut coverage = vec![0.0; 30];
-    slab.cover(&Row { at: [&xs, &ys, &zs], extent2: [1.0; 3] }, &mut coverage);
+    slab.cover(&row([&xs, &ys, &zs], [1.0; 3]), &mut coverage);
     for (z, share) in zs.iter().zip(&coverage) {
         let inside = (10.0 - (z - 0.4).abs() + 0.5).clamp(0.0, 1.0);
         assert!((share - inside).abs() < 1e-3, "{z}: {share} is not {inside}");

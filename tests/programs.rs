@@ -6,8 +6,12 @@ mod crashes; // kill -9 at the worst moments, restored backups
 mod data_commands; // what `node data` and `node metrics` print about good and bad scans
 #[path = "programs/federation.rs"]
 mod federation; // a real federation on disk, made with the commands of the guide
+#[path = "programs/guided_training.rs"]
+mod guided_training; // training with a generalist: labels that nobody opens, embeddings that are kept
 #[path = "programs/mistakes.rs"]
 mod mistakes; // what people do wrong: each names the thing and the remedy, and loses nothing
+#[path = "programs/prepared_scans.rs"]
+mod prepared_scans; // the cache of prepared scans: shared, damaged, too small, and trainings that are stopped
 #[path = "programs/running.rs"]
 mod running; // programs as processes: arguments, exit codes, output, signals
 #[path = "programs/sam_commands.rs"]

@@ -57,6 +57,15 @@ pub struct Finding {
     pub problem: String,
 }
 
+/// Epsilon of one accountant, in both relations.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct BothWays {
+    /// One unit's contribution is zeroed out.
+    pub add_remove: f64,
+    /// One unit is exchanged for another.
+    pub replace_one: f64,
+}
+
 /// What one cohort has spent, re-computed from the integers in its ledger.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SiteEpsilon {
@@ -70,7 +79,12 @@ pub struct SiteEpsilon {
     pub add_remove: f64,
     /// Epsilon where one unit is exchanged for another; null if it is infinite.
     pub replace_one: f64,
-    /// The delta of both; null without a policy.
+    /// The same by Renyi differential privacy, for continuous noise of variance sigma² - 1/12; null without a policy, or
+    /// where the noise is out of range. For comparison: the ceiling is on `add_remove`, which is zCDP.
+    pub eps_rdp: Option<BothWays>,
+    /// The same by privacy loss distributions.
+    pub eps_pld: Option<BothWays>,
+    /// The delta of all of them; null without a policy.
     pub delta: Option<f64>,
     /// The policy's ceiling on `add_remove`; null without a policy.
     pub epsilon_max: Option<f64>,

@@ -22,15 +22,18 @@ pub mod budget;
 pub mod data;
 pub mod enroll;
 pub mod evaluate;
+mod guides;
 pub mod init;
 pub mod ledger;
 mod outcome;
 pub mod policy;
 pub mod predict;
+mod progress;
 pub mod run;
 pub mod sam;
 mod signals;
 pub mod status;
+pub mod storage;
 pub mod student;
 pub mod train;
 mod viewing;
@@ -74,7 +77,7 @@ enum Command {
     /// Compare two segmentations
     Metrics(data::MetricsArgs),
     /// Train a student on local scans, without a federation
-    Train(train::TrainArgs),
+    Train(Box<train::TrainArgs>),
     /// Score a student on labelled scans
     Evaluate(evaluate::EvaluateArgs),
     /// Segment a scan

@@ -12,7 +12,10 @@ use document::Document;
 use crate::device::DeviceChoice;
 
 /// The keys of `node.toml`.
-const NODE_KEYS: [&str; 6] = ["name", "coordinator", "server_name", "data", "device", "approver"];
+const NODE_KEYS: [&str; 7] = ["name", "coordinator", "server_name", "data", "device", "cache_gib", "approver"];
+
+/// Room for prepared scans, unless a site says otherwise.
+pub const DEFAULT_CACHE_GIB: u32 = 10;
 
 /// The keys of `policy.toml`.
 const POLICY_KEYS: [&str; 6] =
@@ -55,6 +58,8 @@ pub struct NodeConfig {
     pub data: PathBuf,
     /// Where the site trains.
     pub device: DeviceChoice,
+    /// How much room prepared scans may take on disk; 0 keeps none.
+    pub cache_gib: u32,
     /// Who approves plans here, unless the command line names somebody.
     pub approver: Option<String>,
 }
@@ -94,6 +99,7 @@ impl NodeConfig {
             coordinator: coordinator.unwrap_or_default(),
             data: document.text("data").map(PathBuf::from).unwrap_or_default(),
             device: choice.unwrap_or_default(),
+            cache_gib: document.optional_count("cache_gib", DEFAULT_CACHE_GIB),
             approver: document.optional_text("approver"),
         };
         document.finish()?;
@@ -114,6 +120,8 @@ impl NodeConfig {
             format!("data = {}", quoted(&self.data.to_string_lossy())),
             "# auto, cpu or cuda".to_owned(),
             format!("device = {}", quoted(self.device.name())),
+            "# Room for prepared scans in `cache/`, in GiB; 0 keeps none, and prepares them anew where memory is short.".to_owned(),
+            format!("cache_gib = {}", self.cache_gib),
         ];
         match &self.approver {
             Some(approver) => lines.push(format!("approver = {}", quoted(approver))),
@@ -196,6 +204,7 @@ mod tests {
         let sample = |name: &str| format!("{}/../deploy/{name}", env!("CARGO_MANIFEST_DIR"));
         let config = NodeConfig::load(Path::new(&sample("node.toml"))).expect("sample");
         assert_eq!((config.name.as_str(), config.device.name()), ("hospital-a", "auto"));
+        assert_eq!(config.cache_gib, DEFAULT_CACHE_GIB);
         let shipped = load_policy(Path::new(&sample("policy.toml"))).expect("sample");
         assert_eq!(parse_policy(Path::new("policy.toml"), DEFAULT_POLICY).expect("default"), shipped);
         assert_eq!(shipped, crate::privacy::tests::policy());
@@ -209,16 +218,20 @@ mod tests {
             server_name: "::1".into(),
             data: "/srv/scans \\ odd".into(),
             device: DeviceChoice::Cpu,
+            cache_gib: 3,
             approver: Some("Dr. Näß".into()),
         };
         assert_eq!(NodeConfig::parse(Path::new("node.toml"), &config.to_text()).expect("own text"), config);
         let none = NodeConfig { approver: None, ..config };
         assert_eq!(NodeConfig::parse(Path::new("node.toml"), &none.to_text()).expect("own text"), none);
+        let older = none.to_text().replace("cache_gib = 3", "");
+        let read = NodeConfig::parse(Path::new("node.toml"), &older).expect("of an earlier version");
+        assert_eq!(read.cache_gib, DEFAULT_CACHE_GIB);
     }
 
     #[test]
     fn everything_wrong_is_reported_together_with_its_line() {
-        let text = "name = 7\ncordinator = \"x\"\ncoordinator = \"nowhere\"\ndevice = \"abacus\"\n";
+        let text = "name = 7\ncordinator = \"x\"\ncoordinator = \"nowhere\"\ndevice = \"abacus\"\ncache_gib = -1\n";
         let message = problems(NodeConfig::parse(Path::new("n/node.toml"), text).expect_err("wrong"));
         for part in [
             "`n/node.toml`",
@@ -226,6 +239,7 @@ mod tests {
             "line 2: unknown key `cordinator`",
             "line 3: `coordinator`: `nowhere` must read `host:port`",
             "line 4: `device`: `abacus` must be one of auto, cpu, cuda",
+            "line 5: `cache_gib`: a whole number from 0 on",
             "`data` is missing",
             "known keys are `name`, `coordinator`",
         ] {

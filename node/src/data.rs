@@ -1,6 +1,8 @@
 //! Scans: from files on disk to training patches. In reading order: [`volume`], [`grid`], [`nifti`], [`folder`],
-//! [`resample`], [`normalise`], [`patch`], [`metrics`], [`click`], [`preview`], [`synth`], [`recipe`], [`mixture`].
+//! [`resample`], [`normalise`], [`cache`], [`patch`], [`metrics`], [`click`], [`preview`], [`synth`], [`recipe`],
+//! [`mixture`].
 
+pub mod cache;
 pub mod click;
 pub mod folder;
 pub mod grid;

@@ -15,11 +15,12 @@ use burn::{
     tensor::{TensorData, backend::AutodiffBackend},
 };
 use burn_flex::FlexTensor;
+use semisam_kernels::attention::{Attention, Shared, Tokens};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
     conv::operator::ConvBackend,
-    sam::{operator::TransformerBackend, pieces, rows},
+    sam::{operator::TransformerBackend, rows},
 };
 
 /// Where weights, optimiser and losses of a training run live.
@@ -58,14 +59,16 @@ impl TransformerBackend for burn::backend::Cuda {}
 
 impl TransformerBackend for Flex {
     fn attend(q: FlexTensor, k: FlexTensor, v: FlexTensor, shared: Option<FlexTensor>) -> FlexTensor {
-        pieces::attend::<Flex>([q, k, v], shared, |x, shared| {
-            let width = x.layout().shape().dims::<3>()[2];
-            let shared = shared.map(|shared| shared.to_contiguous());
-            in_place(x, |x| match &shared {
-                Some(shared) => rows::softmax_with(x, values(shared), width),
-                None => rows::softmax(x, width),
-            })
-        })
+        let [q, k, v] = [q, k, v].map(|tensor| tensor.to_contiguous());
+        let shared = shared.map(|shared| shared.to_contiguous());
+        let [[heads, queries, width], [_, keys, _], [.., value_width]] =
+            [&q, &k, &v].map(|tensor| tensor.layout().shape().dims::<3>());
+        let groups = shared.as_ref().map_or(0, |shared| shared.layout().shape().dims::<3>()[1]);
+        let shared = shared.as_ref().map(|shared| Shared { groups, rows: values(shared) });
+        let attention = Attention { heads, queries, keys, width, value_width, scale: 1.0, shared };
+        let [q, k] = [(&q, queries), (&k, keys)].map(|(x, tokens)| Tokens::by_head(values(x), tokens, width));
+        let attended = attention.attend(q, k, Tokens::by_head(values(&v), keys, value_width));
+        tensor(attended, &[queries, heads * value_width])
     }
 
     fn gelu_exact(x: FlexTensor) -> FlexTensor {

@@ -3,13 +3,16 @@
 //! It is opened once, lives on its device, and is shared by whoever asks (spec/semisam.md, E11). In reading order:
 //! [`view`] (what the network sees of a scan), [`network`] (what a promptable network is; SAM-Med3D as one), [`unet`] (the
 //! small one that is trained here), [`point`] (prompts by people), [`prompter`] (prompts from a student's own prediction),
-//! [`oracle`] (prompts by the truth, for evaluation alone), [`reference`] (comparison with the original implementation).
+//! [`oracle`] (prompts by the truth, for evaluation alone), [`store`] (embeddings on disk), [`features`] (what they say
+//! without prompts), [`reference`] (comparison with the original implementation).
 
+pub mod features;
 pub mod network;
 pub mod oracle;
 pub mod point;
 pub mod prompter;
 pub mod reference;
+pub mod store;
 pub mod unet;
 pub mod view;
 
@@ -25,7 +28,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     data::{
         grid::Grid,
-        nifti::StoredGrid,
+        nifti::{NiftiError, StoredGrid},
         resample::ResampleError,
         volume::{Image, LabelMap},
     },
@@ -98,6 +101,26 @@ pub enum GeneralistError {
     /// A prompt.
     #[error(transparent)]
     Point(#[from] PointError),
+    /// The scan's file.
+    #[error(transparent)]
+    Nifti(#[from] NiftiError),
+    /// The scan's bytes.
+    #[error("cannot read scan `{path}`; check the path and that this program may read it")]
+    Scan {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// An embedding that should go.
+    #[error("embeddings of scans that are no longer there cannot be removed")]
+    Forget(#[source] io::Error),
+    /// An embedding that says nothing of places.
+    #[error(transparent)]
+    NoPlaces(#[from] features::NoPlaces),
+    /// It is another one than before.
+    #[error("`{0}` has changed since it was first read; leave scans alone while they are used, and start again")]
+    Changed(PathBuf),
     /// No prompts.
     #[error("there is no point to start from: give at least one with --point i,j,k")]
     NoPoint,

@@ -105,6 +105,16 @@ impl SiteFolder {
         self.0.join("models")
     }
 
+    /// Prepared scans; they are made again where they are missing.
+    pub fn cache(&self) -> PathBuf {
+        self.0.join("cache")
+    }
+
+    /// Checkpoints of generalists that plans may ask for.
+    pub fn generalists(&self) -> PathBuf {
+        self.0.join("generalists")
+    }
+
     /// The key that signs the ledger.
     pub fn signing_key_file(&self) -> PathBuf {
         self.0.join("signing.key")

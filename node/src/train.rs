@@ -2,16 +2,19 @@
 //!
 //! In reading order: [`losses`] (what is minimised), [`step`] (one gradient), [`optimiser`], [`teacher`] and [`schedule`]
 //! (what is done with it), [`trainer`] (all of it step after step, in the host's memory, [`host`], or on the device,
-//! [`resident`]), [`prepare`] and [`crops`] (what a step sees), [`patient`] (a federation's unit of work: one patient as a virtual
-//! client), [`local`] (ordinary training at one hospital), [`infer`] (from scan to mask), [`pretrain`] and [`subspace`]
-//! (what a consortium prepares from synthetic scans), [`interactive`] with [`adam`] (the small promptable generalist, from
-//! synthetic scans too), [`reference`] (parity with the published implementation).
+//! [`resident`]), [`prepare`], [`scans`] and [`crops`] (what a step sees), [`prefetch`] (made while the step before it is
+//! computed), [`guidance`] (what generalists say of a scan without labels), [`patient`] (a federation's unit of work: one
+//! patient as a virtual client), [`local`] (ordinary training at one hospital), [`infer`] (from scan to mask), [`rounds`]
+//! (pseudo-labels between trainings), [`pretrain`] and [`subspace`] (what a consortium prepares from synthetic scans),
+//! [`interactive`] with [`adam`] (the small promptable generalist, from synthetic scans too), [`reference`] (parity with the
+//! published implementation).
 //!
 //! Every draw comes from a generator named by a seed and a purpose ([`generator`]), sums have a fixed order, and nothing is
 //! kept between calls: on the CPU the same arguments give the same bits for any number of threads.
 
 pub mod adam;
 pub mod crops;
+pub mod guidance;
 pub mod host;
 pub mod infer;
 pub mod interactive;
@@ -20,10 +23,13 @@ pub mod losses;
 pub mod optimiser;
 mod parallel;
 pub mod patient;
+pub mod prefetch;
 pub mod prepare;
 pub mod pretrain;
 pub mod reference;
 pub mod resident;
+pub mod rounds;
+pub mod scans;
 pub mod schedule;
 pub mod step;
 pub mod subspace;
@@ -34,7 +40,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sha2::{Digest, Sha256};
 
-use crate::model::ModelError;
+use self::scans::ScanError;
+use crate::{generalist::GeneralistError, model::ModelError};
 
 /// Why training cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +49,12 @@ pub enum TrainError {
     /// The weights or a shape do not fit the network.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// A scan.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    /// A generalist, or what it is shown.
+    #[error(transparent)]
+    Generalist(#[from] GeneralistError),
     /// A setting that makes no sense.
     #[error("the setting `{name}` is {value}, but must be {must}")]
     Setting {

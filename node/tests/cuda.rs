@@ -22,12 +22,13 @@ use semisam_node::{
         infer::{Windows, segment},
         local::{LocalRun, Method, State, train},
         losses::{Losses, Opinion, Targets, TermWeights},
-        patient::{LocalTraining, PreparedPatient, patient_deltas},
+        patient::{LocalTraining, Patients, PreparedPatient, patient_deltas},
         reference::compare,
+        scans::ScanSet,
         trainer::{Doubt, Optimiser, Parameters, Question, Step, Trainer},
     },
 };
-use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use crate::phantom::{PATCH, batch, scan};
 
@@ -153,10 +154,10 @@ fn twenty_steps_have_the_hosts_losses_and_dice() {
 #[test]
 fn the_same_training_gives_the_same_dice() {
     let run = LocalRun { learning_rate: 0.05, ..LocalRun::new(config(), Method::MeanTeacher, PATCH, 120, 3) };
-    let (labelled, unlabelled) = ([scan(0, true), scan(1, true)], [scan(2, false), scan(3, false)]);
+    let scans = ScanSet::in_memory([scan(0, true), scan(1, true), scan(2, false), scan(3, false)]);
     let score = |device: Device| {
         let (start, cancel) = (State::new(&run, &layout::initial(&run.config, 1)), AtomicBool::new(false));
-        let state = train(device, &run, start, (&labelled, &unlabelled), &cancel, &mut |_| {}).expect("it fits");
+        let state = train(device, &run, start, &scans, &cancel, &mut |_| {}).expect("it fits");
         dice_of_ball(&state.student(&run).to_flat(), run.config, device)
     };
     let expected = score(Device::Cpu);
@@ -172,12 +173,12 @@ fn patient_deltas_are_those_of_the_cpu() {
     let settings = LocalTraining { patch: [16; 3], batch: 2, pseudo_label_threshold: 0.6, ..LocalTraining::default() };
     let start = layout::initial(&config(), 5);
     let patients = [
-        PreparedPatient { scans: vec![scan(4, true)] },
-        PreparedPatient { scans: vec![scan(5, false), scan(6, true)] },
+        PreparedPatient { scans: vec![Arc::new(scan(4, true))], sources: vec![] },
+        PreparedPatient { scans: vec![Arc::new(scan(5, false)), Arc::new(scan(6, true))], sources: vec![] },
     ];
     let deltas = |device| {
-        let seeded: Vec<_> = patients.iter().zip(10..).collect();
-        patient_deltas(device, config(), &start, &seeded, &settings, || {}).expect("they fit")
+        let patients = Patients { seeds: &[10, 11], fetch: &|position| Ok(patients[position].clone()) };
+        patient_deltas(device, config(), &start, patients, &settings, |delta| delta).expect("they fit")
     };
     let expected = deltas(Device::Cpu);
     if let Some(cuda) = cuda() {

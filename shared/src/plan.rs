@@ -3,6 +3,8 @@
 //! A hospital's data protection officer approves a plan by its digest. The coordinator controls none of this: neither
 //! noise, clip norm, unit, nor rounds (spec/privacy.md, 3.3).
 
+mod guidance;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -12,6 +14,8 @@ use crate::{
     ids::{Digest, PublicKey},
     signing::{Domain, Signature, SigningError, SigningKey},
 };
+
+pub use self::guidance::Guidance;
 
 /// Noise scale in grid units: 2^20, a power of two (spec/privacy.md, section 5).
 pub const SIGMA: u64 = 1 << 20;
@@ -74,10 +78,28 @@ pub enum Method {
     Supervised,
     /// Agreement with a teacher on all scans.
     MeanTeacher,
+    /// Agreement with a teacher on unlabelled scans, where it is certain.
+    UaMt,
+    /// Mean teacher, and agreement with one generalist.
+    Semisam,
+    /// UA-MT, and agreement with several generalists or sets of prompts, as far as they can be trusted.
+    SemisamPlus,
+}
+
+impl Method {
+    /// Whether the teacher counts only where it is certain.
+    pub fn counts_certainty(self) -> bool {
+        matches!(self, Self::UaMt | Self::SemisamPlus)
+    }
+
+    /// Whether generalists are asked.
+    pub fn asks_generalists(self) -> bool {
+        matches!(self, Self::Semisam | Self::SemisamPlus)
+    }
 }
 
 /// What a site does for one patient in one round: start at the released model, step on that patient's scans alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Training {
     /// Supervised or mean teacher.
@@ -100,6 +122,9 @@ pub struct Training {
     pub noise: Decimal,
     /// Whether crops are turned and flipped in the axial plane, and their intensities varied.
     pub augment: bool,
+    /// Generalists, for the methods that ask them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guidance: Option<Guidance>,
 }
 
 /// Whose presence the noise hides.
@@ -260,7 +285,9 @@ impl Plan {
             (between(self.server.learning_rate, 1e-9, 1e9), "`server.learning_rate` must be positive"),
             (between(self.server.momentum, 0.0, 0.999), "`server.momentum` must be 0 to 0.999"),
         ];
-        let problems: Vec<&str> = rules.iter().filter(|(holds, _)| !holds).map(|(_, text)| *text).collect();
+        let guidance = Guidance::problem(self.training.method, self.training.guidance.as_ref());
+        let problems: Vec<&str> =
+            rules.iter().filter(|(holds, _)| !holds).map(|(_, text)| *text).chain(guidance).collect();
         if problems.is_empty() {
             return Ok(());
         }
@@ -354,6 +381,7 @@ pub(crate) mod tests {
                 pseudo_label_threshold: decimal(0.9),
                 noise: decimal(0.1),
                 augment: true,
+                guidance: None,
             },
             privacy: Privacy {
                 unit: Unit::Patient,

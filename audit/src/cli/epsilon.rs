@@ -1,14 +1,15 @@
-//! `epsilon`: what some releases with a given noise would cost.
+//! `epsilon`: what releases with a given noise cost by all accountants, or how much noise an epsilon takes.
 
 use std::io::Write;
 
 use clap::{Args, ValueEnum};
-use semisam_shared::accounting::{Adjacency, Rho};
+use semisam_shared::accounting::{Accountant, Adjacency, Failed, Releases, pld, rdp, smallest_noise_multiplier};
 use serde::Serialize;
 
 use super::{Failure, Format};
 
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("given").required(true).args(["sigma", "target_epsilon"]))]
 pub(super) struct Question {
     /// Which noise on which participants.
     #[arg(long, value_enum)]
@@ -18,7 +19,10 @@ pub(super) struct Question {
     q: f64,
     /// Standard deviation of the noise divided by the clip norm.
     #[arg(long, value_name = "Z")]
-    sigma: f64,
+    sigma: Option<f64>,
+    /// Instead of `--sigma`: the epsilon to keep to; the answer is the smallest sigma that does.
+    #[arg(long, value_name = "E")]
+    target_epsilon: Option<f64>,
     /// How many releases there are.
     #[arg(long, value_name = "T")]
     steps: u64,
@@ -46,46 +50,145 @@ enum Relation {
     ReplaceOne,
 }
 
-/// Null: this version does not compute it.
+impl Relation {
+    fn adjacency(self) -> Adjacency {
+        match self {
+            Relation::AddRemove => Adjacency::AddRemove,
+            Relation::ReplaceOne => Adjacency::ReplaceOne,
+        }
+    }
+}
+
+/// Why zCDP has no answer where units take part by chance.
+const NO_ZCDP: &str = "zCDP is for full participation: what it says of sampling is no smaller than without";
+
+/// All digits, and never below the truth.
 #[derive(Debug, Serialize)]
-struct Answer {
-    eps_rdp: Option<f64>,
-    eps_pld: Option<f64>,
-    eps_zcdp: f64,
+struct Cost {
+    eps_rdp: f64,
+    /// The order that proves `eps_rdp`.
+    rdp_order: f64,
+    eps_pld: f64,
+    /// Null where units take part by chance.
+    eps_zcdp: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    eps_zcdp_reason: Option<&'static str>,
+}
+
+/// The smallest sigma that each accountant confirms.
+#[derive(Debug, Serialize)]
+struct Noise {
+    sigma_rdp: f64,
+    sigma_pld: f64,
+    /// Null where units take part by chance.
+    sigma_zcdp: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sigma_zcdp_reason: Option<&'static str>,
 }
 
 pub(super) fn run(question: &Question, format: Format, out: &mut dyn Write) -> Result<u8, Failure> {
-    let adjacency = match question.adjacency {
-        Relation::AddRemove => Adjacency::AddRemove,
-        Relation::ReplaceOne => Adjacency::ReplaceOne,
+    check(question)?;
+    let sampled = question.q < 1.0;
+    let reason = sampled.then_some(NO_ZCDP);
+    let head = match question.adjacency {
+        Relation::AddRemove => "one unit zeroed out",
+        Relation::ReplaceOne => "one unit exchanged for another",
     };
-    let usage = |problem: &str| Failure::Usage(problem.into());
-    if !(question.q > 0.0 && question.q <= 1.0) {
-        return Err(usage("`--q` must be above 0 and at most 1"));
-    }
-    if !(question.delta > 0.0 && question.delta < 1.0) {
-        return Err(usage("`--delta` must be between 0 and 1"));
-    }
-    if question.steps == 0 {
-        return Err(usage("`--steps` must be at least 1"));
-    }
-    let rho = Rho::of_gaussian(question.sigma, question.steps)
-        .ok_or_else(|| usage("`--sigma` must be positive, and large enough that the cost is a finite number"))?;
-    if question.mechanism == Mechanism::PoissonGaussian {
-        let problem = "mechanism `poisson-gaussian` is not supported by this version: its nodes release with full participation, so ask for `gaussian` with `--q 1`";
-        return Err(anyhow::anyhow!(problem).into());
-    }
-    if question.q < 1.0 {
-        return Err(usage("mechanism `gaussian` has full participation: `--q` must be 1"));
-    }
-    let answer = Answer { eps_rdp: None, eps_pld: None, eps_zcdp: rho.epsilon(question.delta, adjacency) };
-    match format {
-        Format::Json => writeln!(out, "{}", serde_json::to_string(&answer)?)?,
-        Format::Text => writeln!(
-            out,
-            "epsilon {:.6} at delta {} (zCDP, CKS20 proposition 12); RDP and PLD are not yet computed by this version",
-            answer.eps_zcdp, question.delta
-        )?,
+    let refused = |failed: Failed| Failure::Usage(format!("these figures have no answer: {failed}"));
+    if let Some(sigma) = question.sigma {
+        let cost = cost(question, sigma, reason).map_err(refused)?;
+        match format {
+            Format::Json => writeln!(out, "{}", serde_json::to_string(&cost)?)?,
+            Format::Text => {
+                writeln!(out, "epsilon at delta {}, {head}, rounded up:", question.delta)?;
+                writeln!(out, "PLD   {:.3}", up(cost.eps_pld))?;
+                writeln!(out, "RDP   {:.3}  (order {})", up(cost.eps_rdp), cost.rdp_order)?;
+                match cost.eps_zcdp {
+                    Some(epsilon) => writeln!(out, "zCDP  {:.3}  (what a ledger charges)", up(epsilon))?,
+                    None => writeln!(out, "zCDP  none: {NO_ZCDP}")?,
+                }
+            }
+        }
+    } else if let Some(target) = question.target_epsilon {
+        let noise = noise(question, target, reason).map_err(refused)?;
+        match format {
+            Format::Json => writeln!(out, "{}", serde_json::to_string(&noise)?)?,
+            Format::Text => {
+                writeln!(out, "sigma for epsilon {target} at delta {}, {head}, rounded up:", question.delta)?;
+                writeln!(out, "PLD   {:.3}", up(noise.sigma_pld))?;
+                writeln!(out, "RDP   {:.3}", up(noise.sigma_rdp))?;
+                match noise.sigma_zcdp {
+                    Some(sigma) => {
+                        writeln!(out, "zCDP  {:.3}  (what a ledger charges: take this for a plan)", up(sigma))?
+                    }
+                    None => writeln!(out, "zCDP  none: {NO_ZCDP}")?,
+                }
+            }
+        }
     }
     Ok(0)
+}
+
+/// Refuses what makes no sense, by the name of its option.
+fn check(question: &Question) -> Result<(), Failure> {
+    let usage = |problem: String| Err(Failure::Usage(problem));
+    if question.mechanism == Mechanism::Gaussian && question.q < 1.0 {
+        return usage(
+            "mechanism `gaussian` has full participation: `--q` must be 1, or ask for `poisson-gaussian`".into(),
+        );
+    }
+    if question.steps == 0 {
+        return usage("`--steps` must be at least 1".into());
+    }
+    if let Err(failed) = Releases::new(question.q, question.sigma.unwrap_or(1.0), question.steps) {
+        let option = match failed {
+            Failed::Sampling(_) => "--q",
+            Failed::Count(_) => "--steps",
+            _ => "--sigma",
+        };
+        return usage(format!("`{option}`: {failed}"));
+    }
+    if let Err(failed) = rdp::epsilon(&[], question.delta, question.adjacency.adjacency()) {
+        return usage(format!("`--delta`: {failed}"));
+    }
+    match question.target_epsilon {
+        Some(target) if !(target > 0.0 && target <= 1e9) => {
+            usage(format!("`--target-epsilon`: {}", Failed::Epsilon(target)))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn cost(question: &Question, sigma: f64, reason: Option<&'static str>) -> Result<Cost, Failed> {
+    let adjacency = question.adjacency.adjacency();
+    let releases = Releases::new(question.q, sigma, question.steps)?;
+    let renyi = rdp::epsilon(&[releases], question.delta, adjacency)?;
+    let zcdp = || Accountant::Zcdp.epsilon(&releases, question.delta, adjacency);
+    Ok(Cost {
+        eps_rdp: renyi.epsilon,
+        rdp_order: renyi.order,
+        // Both are proofs.
+        eps_pld: pld::epsilon(&[releases], question.delta, adjacency)?.min(renyi.epsilon),
+        eps_zcdp: if reason.is_some() { None } else { Some(zcdp()?) },
+        eps_zcdp_reason: reason,
+    })
+}
+
+fn noise(question: &Question, target: f64, reason: Option<&'static str>) -> Result<Noise, Failed> {
+    let adjacency = question.adjacency.adjacency();
+    let smallest = |accountant| {
+        smallest_noise_multiplier(accountant, (target, question.delta), question.steps, question.q, adjacency)
+    };
+    Ok(Noise {
+        sigma_rdp: smallest(Accountant::Rdp)?,
+        sigma_pld: smallest(Accountant::Pld)?,
+        sigma_zcdp: if reason.is_some() { None } else { Some(smallest(Accountant::Zcdp)?) },
+        sigma_zcdp_reason: reason,
+    })
+}
+
+/// `value`, not rounded down at the third decimal.
+fn up(value: f64) -> f64 {
+    let thousandths = (value * 1e3).ceil();
+    if thousandths / 1e3 < value { (thousandths + 1.0) / 1e3 } else { thousandths / 1e3 }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use semisam_shared::{
-    accounting::Adjacency,
+    accounting::{Adjacency, Failed, Releases, pld, rdp},
     decimal::Decimal,
     ids::{PublicKey, SiteId},
     ledger::{Ledger, LedgerEvent},
@@ -14,7 +14,7 @@ use semisam_shared::{
     signing::Domain,
 };
 
-use super::{SiteEpsilon, Verdict, VerifyError, log::Log};
+use super::{BothWays, SiteEpsilon, Verdict, VerifyError, log::Log};
 
 /// A ledger that was replayed.
 #[derive(Debug)]
@@ -81,6 +81,8 @@ impl LedgerBook {
             unit: units.into_iter().collect::<Vec<_>>().join(", "),
             add_remove: published(Adjacency::AddRemove),
             replace_one: published(Adjacency::ReplaceOne),
+            eps_rdp: self.by(|releases, delta, relation| rdp::epsilon(releases, delta, relation).map(|r| r.epsilon)),
+            eps_pld: self.by(pld::epsilon),
             delta: policy.map(|policy| policy.delta.get()),
             epsilon_max: policy.map(|policy| policy.epsilon_max.get()),
             releases: count(|event| matches!(event, LedgerEvent::Commit { .. })),
@@ -92,5 +94,22 @@ impl LedgerBook {
             name = format!("{name} ({})", owner.site.short());
         }
         epsilon.insert(name, spent);
+    }
+
+    /// Everything reserved, as `accountant` reckons it; none if it has no figure.
+    fn by(&self, accountant: impl Fn(&[Releases], f64, Adjacency) -> Result<f64, Failed>) -> Option<BothWays> {
+        let delta = self.state.policy.as_ref()?.delta.get();
+        let mut kinds = BTreeMap::<(u64, u64), u64>::new();
+        for record in &self.log.records {
+            if let LedgerEvent::Reserve(reserve) = &record.event {
+                *kinds.entry((reserve.sensitivity, reserve.sigma)).or_default() += 1;
+            }
+        }
+        let releases = kinds
+            .into_iter()
+            .map(|((sensitivity, sigma), count)| Releases::of_integers(sensitivity, sigma, count).ok());
+        let releases: Vec<Releases> = releases.collect::<Option<_>>()?;
+        let epsilon = |adjacency| accountant(&releases, delta, adjacency).ok();
+        Some(BothWays { add_remove: epsilon(Adjacency::AddRemove)?, replace_one: epsilon(Adjacency::ReplaceOne)? })
     }
 }

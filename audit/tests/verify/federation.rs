@@ -102,6 +102,7 @@ fn plan(model: &Weights, release: ReleaseSpace) -> Plan {
             weight_decay: number(1e-4),
             noise: number(0.1),
             augment: false,
+            guidance: None,
         },
         privacy: Privacy {
             unit: Unit::Patient,

@@ -2,8 +2,9 @@
 
 use std::fs;
 
+use semisam_audit::verify::BothWays;
 use semisam_shared::{
-    accounting::{Adjacency, Rho},
+    accounting::{Adjacency, Rho, gdp},
     plan::SIGMA,
 };
 
@@ -25,6 +26,19 @@ fn a_finished_federation_is_sound_and_its_figures_are_recomputed() {
         let exact = one.plus(one).plus(one).epsilon(1e-5, Adjacency::AddRemove);
         assert!(north.add_remove >= exact && north.add_remove < exact + 2e-6, "{north:?}");
         assert!(north.replace_one > 2.0 * north.add_remove);
+        let mu = 3.0_f64.sqrt() / 3.3;
+        for (adjacency, zcdp) in [(Adjacency::AddRemove, north.add_remove), (Adjacency::ReplaceOne, north.replace_one)]
+        {
+            let figure = |by: Option<BothWays>| match adjacency {
+                Adjacency::AddRemove => by.expect("a figure").add_remove,
+                Adjacency::ReplaceOne => by.expect("a figure").replace_one,
+            };
+            let exact = gdp::epsilon(mu * adjacency.factor(), 1e-5).expect("a delta");
+            let (rdp, pld) = (figure(north.eps_rdp), figure(north.eps_pld));
+            // The sensitivity in grid units is rounded down, by less than 1e-5.
+            assert!(pld > exact * (1.0 - 1e-5) && pld < exact * (1.0 + 1e-5), "{pld} {exact}");
+            assert!(pld < rdp && pld < zcdp && rdp < zcdp * 1.001, "{pld} {rdp} {zcdp}");
+        }
         assert_eq!((north.releases, north.abandoned, north.refused, north.delta), (3, 0, 0, Some(1e-5)));
         assert_eq!((north.unit.as_str(), north.cohort.as_str(), north.epsilon_max), ("patient", "cohort", Some(10.0)));
         let east = &verdict.epsilon["east"];

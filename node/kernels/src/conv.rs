@@ -6,15 +6,19 @@
 //! ([`correlate`]). A stride sorts columns and rows by their remainder on the way in, and the runs are contiguous again.
 //! Every number is summed in an order that depends on the shapes alone, never on the number of threads.
 
+mod block;
 mod correlate;
 mod multiply;
+mod packing;
 mod planes;
+mod rows;
 
 use crate::{
     norm::Moments,
     simd::{self, Path},
     source::Source,
 };
+use packing::Weights;
 
 /// Extents of a kernel and how it moves. Weights are [outputs, inputs, kernel], numbers [batch, channels, d, h, w].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,20 +88,17 @@ impl Conv {
         let [_, inputs, d, h, w] = x.shape;
         let taps = self.taps();
         assert_eq!(weight.len(), bias.len() * inputs * taps, "a weight for each output, input and tap");
-        let phase = multiply::Phase { taps: self.offsets(), origin: [0; 3] };
-        let [_, kh, kw] = self.kernel;
-        let weight_of = |m: usize, c: usize, _: usize, [a, b, e]: [usize; 3]| {
-            weight[(m * inputs + c) * taps + (a * kh + b) * kw + e]
-        };
+        let phase = multiply::Phase { taps: self.offsets(), numbers: (0..taps).collect(), origin: [0; 3] };
         let product = multiply::Product {
             source: x,
             stride: self.stride,
             phases: vec![phase],
             sides: self.sides([d, h, w]),
             spread: 1,
+            weights: Weights { values: weight, of_output: inputs * taps, of_input: taps },
             bias,
         };
-        product.compute(path, &weight_of)
+        product.compute(path)
     }
 
     pub(crate) fn input_gradient_on(
@@ -112,16 +113,17 @@ impl Conv {
         let (taps, inputs) = (self.taps(), bias.len());
         assert_eq!(self.sides(sides), [d, h, w], "the gradient has the shape of the result");
         assert_eq!(weight.len(), outputs * inputs * taps, "a weight for each output, input and tap");
-        let phases = self.phases();
-        let chosen: Vec<[Vec<usize>; 3]> =
-            phases.iter().map(|phase| std::array::from_fn(|axis| self.congruent(axis, phase.origin[axis]))).collect();
-        let [_, kh, kw] = self.kernel;
-        let weight_of = |m: usize, c: usize, phase: usize, at: [usize; 3]| {
-            let [a, b, e]: [usize; 3] = std::array::from_fn(|axis| chosen[phase][axis][at[axis]]);
-            weight[(c * inputs + m) * taps + (a * kh + b) * kw + e]
+        let product = multiply::Product {
+            source: gradient,
+            stride: 1,
+            phases: self.phases(),
+            sides,
+            spread: self.stride,
+            // the image's channels are what is computed
+            weights: Weights { values: weight, of_output: taps, of_input: inputs * taps },
+            bias,
         };
-        let product = multiply::Product { source: gradient, stride: 1, phases, sides, spread: self.stride, bias };
-        product.compute(path, &weight_of).values
+        product.compute(path).values
     }
 
     pub(crate) fn weight_gradient_on(&self, path: Path, x: &Source<'_>, gradient: &Source<'_>) -> (Vec<f32>, Vec<f32>) {
@@ -146,13 +148,23 @@ impl Conv {
 
     /// The voxels of an image by their remainders; those of a phase are reached by the same taps.
     fn phases(&self) -> Vec<multiply::Phase> {
+        let [_, kh, kw] = self.kernel;
         let phase = |number: usize| {
             let origin = [number / self.stride / self.stride, number / self.stride % self.stride, number % self.stride];
+            let [depths, rows, columns]: [Vec<usize>; 3] =
+                std::array::from_fn(|axis| self.congruent(axis, origin[axis]));
+            let mut numbers = Vec::with_capacity(depths.len() * rows.len() * columns.len());
+            for a in &depths {
+                for b in &rows {
+                    numbers.extend(columns.iter().map(|c| (a * kh + b) * kw + c));
+                }
+            }
+            let chosen = [depths, rows, columns];
             let taps = std::array::from_fn(|axis| {
-                let reach = |tap| (origin[axis] + self.padding[axis]) as isize - tap as isize;
-                self.congruent(axis, origin[axis]).into_iter().map(|tap| reach(tap) / self.stride as isize).collect()
+                let reach = |tap: &usize| (origin[axis] + self.padding[axis]) as isize - *tap as isize;
+                chosen[axis].iter().map(|tap| reach(tap) / self.stride as isize).collect()
             });
-            multiply::Phase { taps, origin }
+            multiply::Phase { taps, numbers, origin }
         };
         (0..self.stride.pow(3)).map(phase).collect()
     }

@@ -1,12 +1,14 @@
 //! What training on the CPU spends its time in, written for the processor at hand.
 //!
 //! Slices in, slices out: this crate knows no tensor library. In reading order: [`simd`] (vectors, and which instructions
-//! are used), [`pool`] and [`resize`] (blocks and sizes of images), [`attention`] (of a frozen
-//! transformer), [`peak`] (what their speed is measured against).
+//! are used), [`source`] (what is done to numbers while they are read), [`conv`] and [`norm`] (most of a network), [`pool`]
+//! and [`resize`] (blocks and sizes of images), [`attention`] (of a frozen transformer), [`memory`] (what becomes of freed
+//! memory), [`peak`] (what the kernels' speed is measured against).
 
 pub mod attention;
 pub mod conv;
 mod exponential;
+pub mod memory;
 pub mod norm;
 pub mod peak;
 pub mod pool;

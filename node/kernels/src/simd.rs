@@ -142,7 +142,8 @@ pub(crate) trait Vector: Copy {
     /// Numbers in it.
     const LANES: usize;
 
-    /// Rows of a block of sums three vectors wide that fits into the registers.
+    /// Rows of a block of sums that fits into the registers: 8 of three vectors, 6 of two (a third would leave no register
+    /// to spare), 2 of three.
     const ROWS: usize;
 
     /// The same number everywhere.
@@ -183,6 +184,21 @@ pub(crate) trait Vector: Copy {
 
     /// Two to the power of whole numbers between -126 and 127.
     unsafe fn power_of_two(self) -> Self;
+
+    /// Writes eight rows of eight numbers, `from_step` apart, as columns: number `c` of row `r` becomes number `r` of the
+    /// row `c * to_step` behind `to`.
+    ///
+    /// # Safety
+    /// The rows may be read and written, and do not overlap.
+    #[inline(always)]
+    unsafe fn transpose_eight(from: *const f32, from_step: usize, to: *mut f32, to_step: usize) {
+        for row in 0..8 {
+            for column in 0..8 {
+                // SAFETY: the caller's word
+                unsafe { *to.add(column * to_step + row) = *from.add(row * from_step + column) };
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -216,6 +232,10 @@ mod tests {
                 assert_eq!(x.sum(), a.iter().sum::<f32>());
                 check(x.sub(V::splat(0.5)).power_of_two(), &|a, _| (a - 0.5).exp2());
                 assert!(V::splat(f32::NAN).max(V::splat(1.0)).sum() == V::LANES as f32);
+                let numbers: Vec<f32> = (0..8 * 9).map(|i| i as f32).collect();
+                let mut turned = [0.0; 8 * 11];
+                V::transpose_eight(numbers.as_ptr(), 9, turned.as_mut_ptr(), 11);
+                (0..64).for_each(|i| assert_eq!(turned[i % 8 * 11 + i / 8], numbers[i / 8 * 9 + i % 8]));
             }
         }
     }

@@ -67,7 +67,7 @@ impl<'a> Source<'a> {
             // SAFETY: `from` was bounded in the line above; the caller vouches for `to` and the instructions
             unsafe {
                 match (term.affine, number) {
-                    (None, 0) => std::ptr::copy_nonoverlapping(from, to, w),
+                    (None, 0) => copy::<V>(from, to, w),
                     (None, _) => each::<V>(from, to, w, |x, sum| x.add(sum)),
                     (Some(Affine { scale, shift }), _) => {
                         let (scale, shift) = (V::splat(scale[channel]), V::splat(shift[channel]));
@@ -84,7 +84,33 @@ impl<'a> Source<'a> {
     }
 }
 
-/// `to = f(from, to)` for `count` numbers; those behind the last whole vector go through a vector of their own.
+/// Copies `count` numbers. Runs are short, and a call to the system's copy takes as long as a few of them.
+///
+/// # Safety
+/// The processor has the instructions of `V`, and `count` numbers may be read from `from` and written to `to`.
+#[inline(always)]
+pub(crate) unsafe fn copy<V: Vector>(from: *const f32, to: *mut f32, count: usize) {
+    let mut at = 0;
+    // SAFETY: vectors stay within `count`: the last one ends there
+    unsafe {
+        if count < V::LANES {
+            while at < count {
+                to.add(at).write_volatile(*from.add(at));
+                at += 1;
+            }
+            return;
+        }
+        while at + V::LANES <= count {
+            V::load(from.add(at)).store(to.add(at));
+            at += V::LANES;
+        }
+        if at < count {
+            V::load(from.add(count - V::LANES)).store(to.add(count - V::LANES));
+        }
+    }
+}
+
+/// `to = f(from, to)` for `count` numbers; where the last vector would reach beyond them, it ends with the last number.
 ///
 /// # Safety
 /// The processor has the instructions of `V`, and `count` numbers may be read from `from` and written to `to`.
@@ -94,16 +120,26 @@ pub(crate) unsafe fn each<V: Vector>(from: *const f32, to: *mut f32, count: usiz
     let mut at = 0;
     // SAFETY: `at + LANES` stays within `count`, and the rest is moved through arrays as long as any vector
     unsafe {
+        if count < V::LANES {
+            let (mut a, mut b) = ([0.0; LANES], [0.0; LANES]);
+            for at in 0..count {
+                (a[at], b[at]) = (*from.add(at), *to.add(at));
+            }
+            f(V::load(a.as_ptr()), V::load(b.as_ptr())).store(a.as_mut_ptr());
+            for (at, value) in a.iter().enumerate().take(count) {
+                *to.add(at) = *value;
+            }
+            return;
+        }
+        let last = count - V::LANES;
+        // made of what is there before the vectors that it overlaps are written
+        let tail = (whole < count).then(|| f(V::load(from.add(last)), V::load(to.add(last))));
         while at < whole {
             f(V::load(from.add(at)), V::load(to.add(at))).store(to.add(at));
             at += V::LANES;
         }
-        if whole < count {
-            let (mut a, mut b) = ([0.0; LANES], [0.0; LANES]);
-            std::ptr::copy_nonoverlapping(from.add(whole), a.as_mut_ptr(), count - whole);
-            std::ptr::copy_nonoverlapping(to.add(whole), b.as_mut_ptr(), count - whole);
-            f(V::load(a.as_ptr()), V::load(b.as_ptr())).store(a.as_mut_ptr());
-            std::ptr::copy_nonoverlapping(a.as_ptr(), to.add(whole), count - whole);
+        if let Some(tail) = tail {
+            tail.store(to.add(last));
         }
     }
 }

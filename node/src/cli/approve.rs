@@ -123,6 +123,9 @@ pub fn in_words(plan: &Plan, digest: Digest, ledger: &Ledger) -> Vec<(&'static s
         ("epsilon of one round", Cost::of(plan.rho_per_round(), delta).in_words()),
         ("epsilon of all rounds", Cost::of(all, delta).in_words()),
     ];
+    for generalist in plan.training.guidance.iter().flat_map(|guidance| &guidance.generalists) {
+        rows.push(("asked about scans without labels", format!("the generalist whose file has SHA-256 {generalist}")));
+    }
     if delta != privacy.delta.get() {
         rows.push(("epsilon of all rounds, at its delta", Cost::of(all, privacy.delta.get()).in_words()));
     }

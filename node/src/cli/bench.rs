@@ -10,17 +10,19 @@ use std::{
 
 use clap::{Args, Subcommand};
 
-use super::{Format, print, resolve, train::TrainCommandError};
+use super::{Format, print, resolve};
 use crate::{
-    data::folder::FolderError,
+    data::{cache::CacheError, folder::FolderError},
     device::{Device, DeviceChoice, DeviceError},
-    model::ModelError,
-    train::{TrainError, interactive::InteractiveError},
+    generalist::GeneralistError,
+    model::{ModelError, checkpoint::CheckpointError, sam::SamError},
+    train::{TrainError, interactive::InteractiveError, scans::ScanError},
 };
 
 pub mod conv;
 pub mod measure;
 pub mod prompt;
+pub mod sam;
 pub mod step;
 pub mod train;
 
@@ -42,7 +44,9 @@ pub enum BenchCommand {
     /// A prompted U-Net on a random image: embedding, a prompt, an example of its training
     Prompt(prompt::PromptArgs),
     /// Iterations of `train` on a folder of scans, data included
-    Train(train::TrainBenchArgs),
+    Train(Box<train::TrainBenchArgs>),
+    /// An image through SAM-Med3D's encoder, and one point through its decoder
+    Sam(sam::SamArgs),
 }
 
 /// What every measurement asks for.
@@ -62,6 +66,12 @@ pub struct Setting {
 /// Why nothing was measured.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
+    /// A generalist.
+    #[error(transparent)]
+    Generalist(#[from] GeneralistError),
+    /// The model to start from.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// The device.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -79,7 +89,13 @@ pub enum BenchError {
     Folder(#[from] FolderError),
     /// A scan.
     #[error(transparent)]
-    Scan(#[from] TrainCommandError),
+    Scan(#[from] ScanError),
+    /// The folder of prepared scans.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// The generalist.
+    #[error(transparent)]
+    Sam(#[from] SamError),
     /// A convolution that does not exist.
     #[error("a convolution has a kernel, a stride and channels of at least one, and a side of at least the kernel's")]
     Convolution,
@@ -114,6 +130,7 @@ pub fn run(args: &BenchArgs, format: Format, out: &mut dyn Write) -> Result<(), 
         BenchCommand::Conv(args) => conv::run(args),
         BenchCommand::Prompt(args) => prompt::run(args),
         BenchCommand::Train(args) => train::run(args),
+        BenchCommand::Sam(args) => sam::run(args),
     }?;
     Ok(print(out, format, &report.words(), &report)?)
 }

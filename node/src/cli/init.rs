@@ -18,7 +18,7 @@ use serde_json::json;
 
 use super::{Exit, Failure, Format, Rim};
 use crate::{
-    config::{DEFAULT_POLICY, NodeConfig, parse_policy, split_address},
+    config::{DEFAULT_CACHE_GIB, DEFAULT_POLICY, NodeConfig, parse_policy, split_address},
     device::DeviceChoice,
     privacy::book::{Book, BookError},
     site_folder::SiteFolder,
@@ -165,6 +165,7 @@ impl Init {
             server_name: self.server_name.clone().unwrap_or_else(|| host.to_owned()),
             data: absolute,
             device: self.device,
+            cache_gib: DEFAULT_CACHE_GIB,
             approver: self.approver.clone(),
         })
     }

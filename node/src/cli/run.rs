@@ -2,17 +2,25 @@
 
 use std::sync::Arc;
 
-use semisam_shared::tls::TlsError;
+use semisam_shared::{clock, tls::TlsError};
 use serde_json::json;
 use tokio::runtime::Builder;
 
 use super::{Dir, Exit, Failure, Format, Rim, resolve, signals};
 use crate::{
     client::Client,
+    config::NodeConfig,
+    data::cache::{Cache, CacheError},
+    generalist::store::Store,
     participant::{Outcome, Participant, ParticipantError, contribution::Contributor},
     privacy::book::BookError,
     site_folder::SiteFolder,
+    train::scans::Storage,
 };
+
+/// How much memory prepared scans may take between the rounds; the others are read from the cache when their patient's
+/// turn comes.
+const MEMORY_BYTES: u64 = 2 << 30;
 
 /// Arguments of `run`.
 #[derive(Clone, Debug, clap::Args)]
@@ -41,7 +49,9 @@ impl Run {
         if !folder.is_enrolled() {
             return Err(Failure::refused(RunError::NotEnrolled));
         }
-        let contributor = Arc::new(Contributor::new(config.data.clone(), resolve(config.device)?));
+        let device = resolve(config.device)?;
+        let contributor = Contributor::new(config.data.clone(), device, storage(&folder, &config)?);
+        let contributor = Arc::new(contributor.with_generalists(folder.generalists(), embeddings(&folder, &config)?));
         let book = folder.book()?;
         let site =
             book.ledger().owner.as_ref().map(|owner| owner.site).ok_or(BookError::Empty { path: folder.ledger() })?;
@@ -57,6 +67,19 @@ impl Run {
         runtime.shutdown_background();
         report(ended, rim)
     }
+}
+
+fn storage(folder: &SiteFolder, config: &NodeConfig) -> Result<Storage, CacheError> {
+    let bytes = u64::from(config.cache_gib) << 30;
+    let open = || Cache::open(&folder.cache(), bytes, Box::new(clock::now)).map(Arc::new);
+    Ok(Storage { cache: (bytes > 0).then(open).transpose()?, memory_bytes: MEMORY_BYTES })
+}
+
+/// Embeddings of generalists take up to an eighth of what prepared scans may take, beside them.
+fn embeddings(folder: &SiteFolder, config: &NodeConfig) -> Result<Store, CacheError> {
+    let bytes = (u64::from(config.cache_gib) << 30) / 8;
+    let open = || Cache::open(&folder.cache().join("embeddings"), bytes, Box::new(clock::now)).map(Store::on_disk);
+    if bytes == 0 { Ok(Store::default()) } else { open() }
 }
 
 fn report(ended: Result<Outcome, ParticipantError>, rim: &mut Rim<'_>) -> Result<Exit, Failure> {

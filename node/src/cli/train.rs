@@ -1,5 +1,7 @@
 //! `semisam-node train`: a student for the hospital's own use, from its own scans, without a federation.
 
+mod rounds;
+
 use std::{
     fs,
     io::{self, Write},
@@ -8,21 +10,24 @@ use std::{
 };
 
 use clap::Args;
-use rayon::prelude::*;
 use serde_json::json;
 
+use self::rounds::rounds;
 use super::{
     Format,
     evaluate::{EvaluateError, mean, score_scan},
+    guides::GuideArgs,
     print, resolve,
+    storage::{StorageArgs, fetch_all},
     viewing::parse_patch,
 };
 use crate::{
     data::{
-        folder::{Cohort, FolderError, Scan},
-        resample::ResampleError,
+        cache::CacheError,
+        folder::{Cohort, FolderError},
     },
-    device::{DeviceChoice, DeviceError},
+    device::{Device, DeviceChoice, DeviceError},
+    generalist::GeneralistError,
     model::{
         ModelError, VNetConfig,
         checkpoint::{self, CheckpointError},
@@ -31,10 +36,9 @@ use crate::{
     student::Student,
     train::{
         TrainError,
-        crops::PreparedScan,
         infer::Windows,
-        local::{LocalRun, Method, Report, State, StateError, train},
-        prepare::prepare,
+        local::{Aid, LocalRun, Method, Report, State, StateError, train_guided},
+        scans::{ScanError, ScanSet},
     },
 };
 
@@ -60,9 +64,12 @@ pub struct TrainArgs {
     /// Sides of a training crop in voxels, multiples of 16.
     #[arg(long, default_value = "64,48,32", value_name = "X,Y,Z", value_parser = parse_patch)]
     pub patch: [usize; 3],
-    /// Optimiser steps.
+    /// Optimiser steps, of each round if there are rounds.
     #[arg(long, default_value_t = 600)]
     pub steps: u64,
+    /// Rounds of `semisam-o1`, each from the start, with pseudo-labels made before it.
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub rounds: u64,
     /// First step size; it decays to zero.
     #[arg(long, default_value_t = 0.05, value_name = "RATE")]
     pub learning_rate: f64,
@@ -93,6 +100,15 @@ pub struct TrainArgs {
     /// Where to compute.
     #[arg(long, value_enum, default_value_t)]
     pub device: DeviceChoice,
+    /// Open the labels of the first so many labelled scans, by name, and of no other: the rest count as unlabelled.
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub labels: Option<usize>,
+    /// Generalists.
+    #[command(flatten)]
+    pub guides: GuideArgs,
+    /// Prepared scans; the cache is in `cache` below `--out` unless it is named.
+    #[command(flatten)]
+    pub storage: StorageArgs,
 }
 
 /// Why training fails.
@@ -104,18 +120,18 @@ pub enum TrainCommandError {
     /// The folder or a scan.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    /// The spacing.
-    #[error("`{scan}`: {source}")]
-    Resample {
-        /// The image.
-        scan: PathBuf,
-        /// Why.
-        #[source]
-        source: ResampleError,
-    },
+    /// A scan that cannot be trained on.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    /// The folder of prepared scans.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// The model to start from.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// A generalist.
+    #[error(transparent)]
+    Generalist(#[from] GeneralistError),
     /// The architecture.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -162,46 +178,79 @@ pub fn run(
     let cohort = Cohort::open(&args.data)?;
     cohort.require_labelled()?;
     let (start, config) = start(args)?;
-    let run = LocalRun {
+    let declared = cohort.declared(args.labels);
+    let mut run = LocalRun {
         learning_rate: args.learning_rate,
         augment: args.augment,
         dropout: args.dropout,
         ..LocalRun::new(config, args.method, args.patch, args.steps, args.seed)
     };
+    let generalists = args.guides.open(&mut run, device)?;
     fs::create_dir_all(&args.out).map_err(|source| TrainCommandError::Write { path: args.out.clone(), source })?;
     let (model_path, state_path) = (args.out.join("model.safetensors"), args.out.join("state.safetensors"));
     let state = saved(&state_path, &run)?.unwrap_or_else(|| State::new(&run, &start));
-    let scans: Vec<PreparedScan> = cohort
-        .scans()
-        .collect::<Vec<_>>()
-        .into_par_iter()
-        .map(|scan| load(scan, args.spacing))
-        .collect::<Result<_, _>>()?;
-    let (labelled, unlabelled): (Vec<_>, Vec<_>) = scans.into_iter().partition(|scan| scan.labels.is_some());
-    let mut trouble = None;
-    let mut each = |report: &Report<'_>| {
-        if report.step.is_multiple_of(REPORT_EVERY) || report.step == run.steps {
-            trouble = trouble.take().or_else(|| tell(out, format, report).err().map(TrainCommandError::Print));
-        }
-        if report.step.is_multiple_of(SAVE_EVERY) {
-            trouble = trouble.take().or_else(|| save(&state_path, &report.state()).err());
-        }
+    let cache = args.out.join("cache");
+    let (storage, store) = (args.storage.open(Some(&cache))?, args.storage.open_embeddings(Some(&cache))?);
+    let Some(scans) = fetch_all(declared.iter(), args.spacing, storage, cancel)? else {
+        return stopped(out, format, state.step);
     };
-    let state = train(device, &run, state, (&labelled, &unlabelled), cancel, &mut each)?;
-    if let Some(error) = trouble {
-        return Err(error);
-    }
-    save(&state_path, &state)?;
+    let course = Course { device, scans: &scans, format, cancel };
+    let (run, state, waited) = if args.method == Method::SemisamO1 {
+        rounds(&course, args, (&run, &start), (&generalists, &store), out)?
+    } else {
+        let aid = Aid { generalists: &generalists, store: &store, ..Aid::default() };
+        let (state, waited) = course.run(&run, state, aid, &state_path, out)?;
+        (run, state, waited)
+    };
     if state.step < run.steps {
-        let words = format!("stopped after step {}: the same command goes on from there", state.step);
-        return Ok(print(out, format, &words, &json!({ "step": state.step, "stopped": true }))?);
+        return stopped(out, format, state.step);
     }
     let weights = state.student(&run);
     let bytes = weights.to_safetensors().map_err(|source| state_error(&model_path, source.into()))?;
     replace(&model_path, &bytes)?;
     let windows = Windows::half_overlapping(args.patch);
     let student = Student { weights, config, device, spacing_mm: [args.spacing; 3], windows };
-    finish(args, &student, &model_path, format, out)
+    finish(args, &student, &model_path, waited, format, out)
+}
+
+/// What all runs of a command share.
+struct Course<'a> {
+    device: Device,
+    scans: &'a ScanSet,
+    format: Format,
+    cancel: &'a AtomicBool,
+}
+
+impl Course<'_> {
+    /// Trains from `state` to the end, or until it is cancelled, and saves what is reached; gives it with the share of waiting.
+    fn run(
+        &self,
+        run: &LocalRun,
+        state: State,
+        aid: Aid<'_>,
+        state_path: &Path,
+        out: &mut dyn Write,
+    ) -> Result<(State, Option<f64>), TrainCommandError> {
+        let (mut trouble, mut waiting, mut told) = (None, Waiting::default(), Waiting::default());
+        let mut each = |report: &Report<'_>| {
+            waiting = Waiting { seconds: report.seconds, waited: report.waited };
+            if report.step.is_multiple_of(REPORT_EVERY) || report.step == run.steps {
+                let waited = waiting.share_since(told);
+                told = waiting;
+                let said = tell(out, self.format, report, waited).err().map(TrainCommandError::Print);
+                trouble = trouble.take().or(said);
+            }
+            if report.step.is_multiple_of(SAVE_EVERY) {
+                trouble = trouble.take().or_else(|| save(state_path, &report.state()).err());
+            }
+        };
+        let state = train_guided(self.device, run, state, self.scans, aid, self.cancel, &mut each)?;
+        if let Some(error) = trouble {
+            return Err(error);
+        }
+        save(state_path, &state)?;
+        Ok((state, waiting.share_since(Waiting::default())))
+    }
 }
 
 fn start(args: &TrainArgs) -> Result<(semisam_shared::weights::Weights, VNetConfig), TrainCommandError> {
@@ -216,14 +265,28 @@ fn start(args: &TrainArgs) -> Result<(semisam_shared::weights::Weights, VNetConf
     Ok((layout::initial(&config, args.seed), config))
 }
 
-/// Reads a scan and brings it to `spacing`.
-///
-/// # Errors
-/// If it cannot be read, or the spacing is impossible for it.
-pub(super) fn load(scan: &Scan, spacing: f64) -> Result<PreparedScan, TrainCommandError> {
-    let (image, labels) = scan.read()?;
-    let prepared = prepare(&image, labels.as_ref(), [spacing; 3]);
-    prepared.map_err(|source| TrainCommandError::Resample { scan: scan.image.clone(), source })
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "give a number of at least 1".to_owned())
+}
+
+/// How long a run took so far, and how much of that steps were waited for.
+#[derive(Clone, Copy, Default)]
+struct Waiting {
+    seconds: f64,
+    waited: f64,
+}
+
+impl Waiting {
+    /// The share of waiting since an earlier moment; none where no time has passed.
+    fn share_since(self, before: Self) -> Option<f64> {
+        let seconds = self.seconds - before.seconds;
+        (seconds > 0.0).then(|| (self.waited - before.waited) / seconds)
+    }
+}
+
+fn stopped(out: &mut dyn Write, format: Format, step: u64) -> Result<(), TrainCommandError> {
+    let words = format!("stopped after step {step}: the same command goes on from there");
+    Ok(print(out, format, &words, &json!({ "step": step, "stopped": true }))?)
 }
 
 /// The state of an interrupted run of these settings.
@@ -260,28 +323,38 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), TrainCommandError> {
     write().map_err(|source| TrainCommandError::Write { path: path.to_path_buf(), source })
 }
 
-fn tell(out: &mut dyn Write, format: Format, report: &Report<'_>) -> io::Result<()> {
+/// `waited` is the share of the time since the last report.
+fn tell(out: &mut dyn Write, format: Format, report: &Report<'_>, waited: Option<f64>) -> io::Result<()> {
     let (step, losses, seconds) = (report.step, report.losses(), report.seconds);
     let loss = losses.total;
-    let words = format!("step {step:>6}  loss {loss:.4}  {seconds:.0} s");
+    let words = format!("step {step:>6}  loss {loss:.4}  {seconds:.0} s  waited {}", percent(waited));
     let value = json!({
-        "step": step, "loss": loss, "seconds": seconds,
+        "step": step, "loss": loss, "seconds": seconds, "waited": waited,
         "cross_entropy": losses.cross_entropy, "dice_loss": losses.dice, "teacher": losses.teacher,
+        "generalist": losses.generalist, "asked": report.asked / seconds.max(f64::MIN_POSITIVE),
     });
     print(out, format, &words, &value)
 }
 
-/// The last line: scores, and on which scans.
+fn percent(share: Option<f64>) -> String {
+    share.map_or("-".to_owned(), |share| format!("{:.1} %", 100.0 * share))
+}
+
+/// The last line: scores, and on which scans; `waited` is the share of the whole training.
 fn finish(
     args: &TrainArgs,
     student: &Student,
     model: &Path,
+    waited: Option<f64>,
     format: Format,
     out: &mut dyn Write,
 ) -> Result<(), TrainCommandError> {
     let cohort = Cohort::open(args.test.as_ref().unwrap_or(&args.data))?;
     cohort.require_labelled()?;
-    let scores = cohort.labelled().map(|scan| score_scan(student, scan)).collect::<Result<Vec<_>, _>>()?;
+    // labels that were not opened for training are not opened to score either
+    let scans = cohort.declared(args.labels.filter(|_| args.test.is_none()));
+    let labelled = scans.iter().filter(|scan| scan.label.is_some());
+    let scores = labelled.map(|scan| score_scan(student, scan)).collect::<Result<Vec<_>, _>>()?;
     let scored_on = if args.test.is_some() { "test" } else { "training" };
     let dice = scores.iter().map(|scores| scores.dice).sum::<f64>() / scores.len() as f64;
     let words = format!("`{}`: dice {dice:.3}, mean of {} {scored_on} scans", model.display(), scores.len());
@@ -289,5 +362,6 @@ fn finish(
     value.remove("case");
     value.insert("model".to_owned(), json!(model));
     value.insert("scored_on".to_owned(), json!(scored_on));
+    value.insert("waited".to_owned(), json!(waited));
     Ok(print(out, format, &words, &value)?)
 }

@@ -102,6 +102,19 @@ impl<'a> Document<'a> {
         })
     }
 
+    /// A whole number from 0 on, or `default` if it is not there.
+    pub(super) fn optional_count(&mut self, key: &str, default: u32) -> u32 {
+        let value = match self.values.get(key).map(|(_, value)| value) {
+            None => return default,
+            Some(DeValue::Integer(value)) => u32::from_str_radix(value.as_str(), value.radix()).ok(),
+            Some(_) => None,
+        };
+        value.unwrap_or_else(|| {
+            self.complain(key, "a whole number from 0 on is needed");
+            default
+        })
+    }
+
     /// A list of digests, empty if it is not there.
     pub(super) fn digests(&mut self, key: &str) -> Vec<Digest> {
         let Some((_, value)) = self.values.get(key) else { return Vec::new() };

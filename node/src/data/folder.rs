@@ -203,6 +203,18 @@ impl Cohort {
         self.patients.iter().flat_map(|patient| &patient.scans)
     }
 
+    /// All scans, patient by patient, with the labels of the first `labels` labelled ones alone: that the others have any is
+    /// forgotten here, so that nobody can open them.
+    pub fn declared(&self, labels: Option<usize>) -> Vec<Scan> {
+        let mut left = labels.unwrap_or(usize::MAX);
+        let mut declared = |scan: &Scan| {
+            let label = scan.label.clone().filter(|_| left > 0);
+            left -= usize::from(label.is_some());
+            Scan { label, ..scan.clone() }
+        };
+        self.scans().map(&mut declared).collect()
+    }
+
     /// Scans with a label, patient by patient.
     pub fn labelled(&self) -> impl Iterator<Item = &Scan> {
         self.scans().filter(|scan| scan.label.is_some())

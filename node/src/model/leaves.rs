@@ -1,13 +1,13 @@
 //! Named tensors on a device: what a network of convolutions is a function of.
 //!
-//! A network is a copy of weights for one use: of the host's [`Weights`], or of a flat vector that lives on the device
-//! ([`crate::train::resident`]). Optimiser, teacher and clip work on flat vectors, so nothing of a run hides in a
+//! A network is a copy of weights for one use: of the host's [`Weights`], or of a flat vector in the host's memory or
+//! on the device ([`crate::train::resident`]). Optimiser, teacher and clip work on flat vectors, so nothing of a run hides in a
 //! framework's module.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use burn::tensor::{Tensor, TensorData, backend::AutodiffBackend, backend::Backend};
-use semisam_shared::weights::{self, Weights};
+use semisam_shared::weights::Weights;
 
 use super::{
     conv::{Convolved, Image, convolve, operator::ConvBackend},
@@ -16,7 +16,10 @@ use super::{
 
 /// Shape and flat values of each tensor, by its name.
 #[derive(Clone, Debug)]
-pub struct Leaves<B: Backend>(BTreeMap<String, (Vec<usize>, Tensor<B, 1>)>);
+pub struct Leaves<B: Backend>(BTreeMap<String, Leaf<B>>);
+
+/// Shape and flat values.
+type Leaf<B> = (Vec<usize>, Tensor<B, 1>);
 
 impl<B: ConvBackend> Leaves<B> {
     /// Copies `weights` to `device`.
@@ -28,15 +31,22 @@ impl<B: ConvBackend> Leaves<B> {
         Self(leaves.collect())
     }
 
-    /// Tensors whose values lie one after another in `flat`.
-    pub fn from_flat(shapes: &[(String, Vec<usize>)], flat: &Tensor<B, 1>) -> Self {
-        let mut start = 0;
-        let leaves = shapes.iter().map(|(name, shape)| {
-            let range = start..start + shape.iter().product::<usize>();
-            start = range.end;
-            (name.clone(), (shape.clone(), flat.clone().slice([range])))
+    /// Copies `values`, one tensor after another, to `device`.
+    ///
+    /// # Panics
+    /// If there are fewer values than `shapes` have.
+    pub fn of_values(shapes: &[(String, Vec<usize>)], values: &[f32], device: &B::Device) -> Self {
+        let leaves = ranges(shapes).map(|(name, shape, range)| {
+            let values = TensorData::new(values[range.clone()].to_vec(), [range.len()]);
+            (name.clone(), (shape.clone(), Tensor::from_data(values, device)))
         });
         Self(leaves.collect())
+    }
+
+    /// Tensors whose values lie one after another in `flat`.
+    pub fn from_flat(shapes: &[(String, Vec<usize>)], flat: &Tensor<B, 1>) -> Self {
+        let leaf = |range: Range<usize>| flat.clone().slice([range]);
+        Self(ranges(shapes).map(|(name, shape, range)| (name.clone(), (shape.clone(), leaf(range)))).collect())
     }
 
     /// Convolution with the tensors `path.weight` and `path.bias`.
@@ -67,24 +77,12 @@ impl<B: ConvBackend> Leaves<B> {
 }
 
 impl<B: ConvBackend + AutodiffBackend> Leaves<B> {
-    /// The same tensors, which record what is computed from them.
-    pub fn tracked(mut self) -> Self {
-        for (_, values) in self.0.values_mut() {
-            *values = values.clone().require_grad();
-        }
-        self
-    }
-
-    /// Tensors of the inner backend, recording what is computed from them.
-    pub fn tracking(plain: Leaves<B::InnerBackend>) -> Self {
-        let tracked = |(shape, values)| (shape, Tensor::from_inner(values).require_grad());
-        Self(plain.0.into_iter().map(|(name, leaf)| (name, tracked(leaf))).collect())
-    }
-
-    /// The same tensors on the inner backend, where nothing is recorded.
-    pub fn inner(&self) -> Leaves<B::InnerBackend> {
-        let plain = |(shape, values): &(Vec<usize>, Tensor<B, 1>)| (shape.clone(), values.clone().inner());
-        Leaves(self.0.iter().map(|(name, leaf)| (name.clone(), plain(leaf))).collect())
+    /// The same tensors, which record what is computed from them; nothing is copied.
+    pub fn tracked(plain: &Leaves<B::InnerBackend>) -> Self {
+        let tracked = |(name, (shape, values)): (&String, &Leaf<B::InnerBackend>)| {
+            (name.clone(), (shape.clone(), Tensor::from_inner(values.clone()).require_grad()))
+        };
+        Self(plain.0.iter().map(tracked).collect())
     }
 
     /// The gradient of every tensor, one after another, on the device; zero where nothing depends on it.
@@ -93,17 +91,29 @@ impl<B: ConvBackend + AutodiffBackend> Leaves<B> {
         Tensor::cat(self.0.values().map(|(_, leaf)| of_leaf(leaf)).collect(), 0)
     }
 
-    /// The gradient of every tensor, by the names of the weights; zero where nothing depends on it.
-    pub fn gradients(&self, gradients: &B::Gradients) -> Weights {
-        let tensors = self.0.iter().map(|(name, (shape, leaf))| {
-            let values = match leaf.grad(gradients) {
-                Some(gradient) => to_host(gradient.into_data()),
-                None => vec![0.0; shape.iter().product()],
-            };
-            (name.clone(), weights::Tensor { shape: shape.clone(), values })
-        });
-        Weights::new(tensors).expect("a gradient has its tensor's shape")
+    /// The gradient of every tensor, one after another, on the host; zero where nothing depends on it. Each leaves the
+    /// device as it is copied, so that there are never two of all.
+    pub fn gradient(&self, mut gradients: B::Gradients) -> Vec<f32> {
+        let count = self.0.values().map(|(shape, _)| shape.iter().product::<usize>()).sum();
+        let mut all = Vec::with_capacity(count);
+        for (shape, leaf) in self.0.values() {
+            match leaf.grad_remove(&mut gradients) {
+                Some(gradient) => all.extend(to_host(gradient.into_data())),
+                None => all.resize(all.len() + shape.iter().product::<usize>(), 0.0),
+            }
+        }
+        all
     }
+}
+
+/// Name and shape of each tensor, and where its values lie in a flat vector.
+fn ranges(shapes: &[(String, Vec<usize>)]) -> impl Iterator<Item = (&String, &Vec<usize>, Range<usize>)> {
+    let mut start = 0;
+    shapes.iter().map(move |(name, shape)| {
+        let range = start..start + shape.iter().product::<usize>();
+        start = range.end;
+        (name, shape, range)
+    })
 }
 
 /// The values of a tensor that left its device.

@@ -203,6 +203,19 @@ impl<B: ConvBackend> PromptUNet<B> {
         Ok(Self { config, leaves: Leaves::new(weights, device) })
     }
 
+    /// Copies `values`, one tensor after another, to `device`; `shapes` are [`layout::shapes`] of `config`.
+    ///
+    /// # Panics
+    /// If there are fewer values.
+    pub fn of_values(
+        config: PromptUNetConfig,
+        shapes: &[(String, Vec<usize>)],
+        values: &[f32],
+        device: &B::Device,
+    ) -> Self {
+        Self { config, leaves: Leaves::of_values(shapes, values, device) }
+    }
+
     /// Its architecture.
     pub fn config(&self) -> PromptUNetConfig {
         self.config
@@ -295,23 +308,15 @@ fn fits(what: &str, expected: &[usize], found: &[usize]) -> Result<(), PromptUNe
 }
 
 impl<B: ConvBackend + AutodiffBackend> PromptUNet<B> {
-    /// Like [`PromptUNet::new`], and the tensors record what is computed from them.
-    ///
-    /// # Errors
-    /// If the weights do not fit `config`.
-    pub fn tracked(config: PromptUNetConfig, weights: &Weights, device: &B::Device) -> Result<Self, PromptUNetError> {
-        let Self { config, leaves } = Self::new(config, weights, device)?;
-        Ok(Self { config, leaves: leaves.tracked() })
+    /// The same network, whose tensors record what is computed from them; nothing is copied.
+    pub fn tracked(plain: &PromptUNet<B::InnerBackend>) -> Self {
+        Self { config: plain.config, leaves: Leaves::tracked(&plain.leaves) }
     }
 
-    /// The same network, where nothing is recorded.
-    pub fn inner(&self) -> PromptUNet<B::InnerBackend> {
-        PromptUNet { config: self.config, leaves: self.leaves.inner() }
-    }
-
-    /// The gradient of every tensor, by the names of the weights; zero where nothing depends on it.
-    pub fn gradients(&self, gradients: &B::Gradients) -> Weights {
-        self.leaves.gradients(gradients)
+    /// The gradient of every tensor, one after another, on the host; zero where nothing depends on it
+    /// ([`Leaves::gradient`]).
+    pub fn gradient(&self, gradients: B::Gradients) -> Vec<f32> {
+        self.leaves.gradient(gradients)
     }
 }
 

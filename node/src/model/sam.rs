@@ -11,7 +11,6 @@ pub mod layout;
 mod linear;
 mod mask_decoder;
 pub mod operator;
-pub mod pieces;
 mod prompt_encoder;
 pub mod resize;
 pub mod rows;

@@ -59,6 +59,14 @@ impl<B: ConvBackend> VNet<B> {
         Ok(Self { config, leaves: Leaves::new(weights, device) })
     }
 
+    /// Copies `values`, one tensor after another, to `device`; `shapes` are [`layout::shapes`] of `config`.
+    ///
+    /// # Panics
+    /// If there are fewer values.
+    pub fn of_values(config: VNetConfig, shapes: &[(String, Vec<usize>)], values: &[f32], device: &B::Device) -> Self {
+        Self { config, leaves: Leaves::of_values(shapes, values, device) }
+    }
+
     /// A network whose values lie one tensor after another in `flat`; `shapes` are [`layout::shapes`] of `config`.
     pub fn from_flat(config: VNetConfig, shapes: &[(String, Vec<usize>)], flat: &Tensor<B, 1>) -> Self {
         Self { config, leaves: Leaves::from_flat(shapes, flat) }
@@ -104,21 +112,9 @@ impl<B: ConvBackend> VNet<B> {
 }
 
 impl<B: ConvBackend + AutodiffBackend> VNet<B> {
-    /// Like [`VNet::new`], and the tensors record what is computed from them.
-    ///
-    /// # Errors
-    /// If the weights do not fit `config`.
-    pub fn tracked(config: VNetConfig, weights: &Weights, device: &B::Device) -> Result<Self, ModelError> {
-        let Self { config, leaves } = Self::new(config, weights, device)?;
-        Ok(Self { config, leaves: leaves.tracked() })
-    }
-
-    /// Like [`VNet::from_flat`], and the tensors record what is computed from them.
-    pub fn tracked_flat(config: VNetConfig, shapes: &[(String, Vec<usize>)], flat: &Tensor<B::InnerBackend, 1>) -> Self
-    where
-        B::InnerBackend: ConvBackend,
-    {
-        Self { config, leaves: Leaves::tracking(Leaves::from_flat(shapes, flat)) }
+    /// The same network, whose tensors record what is computed from them; nothing is copied.
+    pub fn tracked(plain: &VNet<B::InnerBackend>) -> Self {
+        Self { config: plain.config, leaves: Leaves::tracked(&plain.leaves) }
     }
 
     /// The gradient of every tensor, one after another, on the device; zero where nothing depends on it.
@@ -126,8 +122,9 @@ impl<B: ConvBackend + AutodiffBackend> VNet<B> {
         self.leaves.flat_gradient(gradients)
     }
 
-    /// The gradient of every tensor, by the names of the weights; zero where nothing depends on it.
-    pub fn gradients(&self, gradients: &B::Gradients) -> Weights {
-        self.leaves.gradients(gradients)
+    /// The gradient of every tensor, one after another, on the host; zero where nothing depends on it
+    /// ([`Leaves::gradient`]).
+    pub fn gradient(&self, gradients: B::Gradients) -> Vec<f32> {
+        self.leaves.gradient(gradients)
     }
 }

@@ -1,12 +1,16 @@
 //! What a site computes in one round: scans on disk -> prepared patients -> one delta each -> the plan's release space.
 //!
+//! Scans are prepared once and kept on disk ([`crate::train::scans`]); a patient's are fetched when it is nearly their turn,
+//! so that a round takes little memory however many patients there are.
+//!
 //! Nothing here may cross patients: each patient's seed comes from the plan, the round and that patient's identifier,
 //! never from a position in a list or a count.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -14,7 +18,7 @@ use std::{
 use semisam_shared::{
     ids::Digest,
     ledger::Query,
-    plan::{Method, Plan, ReleaseSpace, Scans},
+    plan::{self, Method, Plan, ReleaseSpace, Scans},
     release_space::{Projection, ReleaseSpaceError},
     weights::{Weights, WeightsError},
 };
@@ -22,16 +26,17 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     data::{
-        folder::{Cohort, FolderError, Patient, Scan},
-        resample::ResampleError,
+        cache::key::digest_of_file,
+        folder::{Cohort, FolderError},
     },
     device::Device,
+    generalist::{Generalist, GeneralistError, prompter::Prompting, store::Store},
     model::VNetConfig,
     train::{
         TrainError,
-        crops::PreparedScan,
-        patient::{LocalTraining, PreparedPatient, patient_deltas},
-        prepare::prepare,
+        guidance::Guidance,
+        patient::{LocalTraining, Patients, PreparedPatient, guided_deltas},
+        scans::{ScanSet, Storage},
     },
 };
 
@@ -41,15 +46,6 @@ pub enum ContributionError {
     /// The scans on disk.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    /// A scan cannot be brought to the plan's spacing.
-    #[error("scan `{}` cannot be resampled", path.display())]
-    Resample {
-        /// The scan.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: ResampleError,
-    },
     /// Training.
     #[error(transparent)]
     Train(#[from] TrainError),
@@ -80,23 +76,53 @@ pub enum ContributionError {
     /// Every scan is unusable.
     #[error("no scan in `{}` can be used: `semisam-node data check {}` says why", .0.display(), .0.display())]
     NoUsableScan(PathBuf),
+    /// A scan cannot be had any more. Says neither which nor why: that may hold a patient's name.
+    #[error(
+        "a scan in `{}` that could be used can no longer be read, or has changed: `semisam-node data check {}` names it if it is damaged; then start again", .0.display(), .0.display()
+    )]
+    ScanLost(PathBuf),
+    /// A generalist that the plan asks is not here.
+    #[error(
+        "the plan asks the generalist {digest}, but no file in `{}` is it: copy the consortium's file there", folder.display()
+    )]
+    NoGeneralist {
+        /// SHA-256 of its file.
+        digest: Digest,
+        /// Where it should be.
+        folder: PathBuf,
+    },
+    /// A file that should be a generalist.
+    #[error(transparent)]
+    Generalist(#[from] GeneralistError),
     /// Training panicked.
     #[error("training stopped unexpectedly: {0}")]
     Died(String),
 }
 
-/// One patient, ready to train on.
-struct Prepared {
+/// One patient who can be trained on.
+struct Known {
     /// Names the patient's draws; made from the identifier.
     name: Digest,
-    patient: PreparedPatient,
+    /// The positions of the patient's usable scans.
+    scans: Vec<usize>,
+}
+
+/// The usable scans of a site, as a plan wants them.
+struct Prepared {
+    scans: ScanSet,
+    patients: Vec<Known>,
 }
 
 /// The scans of a site and the device to train on. Scans are prepared once and kept.
 pub struct Contributor {
     data: PathBuf,
     device: Device,
-    prepared: Mutex<Option<(Scans, Vec<Prepared>)>>,
+    storage: Storage,
+    prepared: Mutex<Option<(Scans, Arc<Prepared>)>>,
+    /// Where checkpoints of generalists are, and their embeddings.
+    generalists: Option<(PathBuf, Store)>,
+    /// Those that were opened.
+    opened: Mutex<Arc<Vec<Generalist>>>,
 }
 
 /// The digest of the basis that a plan needs, if it needs one.
@@ -109,8 +135,37 @@ pub fn basis_of(plan: &Plan) -> Option<Digest> {
 
 impl Contributor {
     /// A contributor for the scans in `data`.
-    pub fn new(data: PathBuf, device: Device) -> Self {
-        Self { data, device, prepared: Mutex::new(None) }
+    pub fn new(data: PathBuf, device: Device, storage: Storage) -> Self {
+        Self { data, device, storage, prepared: Mutex::new(None), generalists: None, opened: Mutex::default() }
+    }
+
+    /// The same, where plans may ask for generalists whose checkpoints are in `folder`.
+    pub fn with_generalists(self, folder: PathBuf, store: Store) -> Self {
+        Self { generalists: Some((folder, store)), ..self }
+    }
+
+    /// Those that a plan names, opened once and kept.
+    ///
+    /// # Errors
+    /// If the file of one is not there.
+    fn generalists(&self, plan: &Plan, prepared: &Prepared) -> Result<Arc<Vec<Generalist>>, ContributionError> {
+        let wanted = plan.training.guidance.as_ref().map_or(&[][..], |guidance| &guidance.generalists);
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if !opened.iter().map(Generalist::digest).eq(wanted.iter().copied()) {
+            let files = self.generalists.as_ref().map_or_else(BTreeMap::new, |(folder, _)| checkpoints(folder));
+            let open = |digest: &Digest| {
+                let folder = || self.generalists.as_ref().map(|(folder, _)| folder.clone()).unwrap_or_default();
+                let missing = || ContributionError::NoGeneralist { digest: *digest, folder: folder() };
+                Ok(Generalist::open(files.get(digest).ok_or_else(missing)?, self.device)?)
+            };
+            *opened = Arc::new(wanted.iter().map(open).collect::<Result<_, ContributionError>>()?);
+            if let Some((_, store)) = &self.generalists
+                && prepared.forget_embeddings(store, &opened).is_err()
+            {
+                tracing::warn!("embeddings of scans of an earlier time cannot be removed from the cache");
+            }
+        }
+        Ok(opened.clone())
     }
 
     /// Brings all scans to the plan's spacing, once, and returns how many patients there are. A scan that cannot be used
@@ -119,21 +174,26 @@ impl Contributor {
     /// # Errors
     /// If the folder is wrong or no scan can be used.
     pub fn prepare(&self, scans: &Scans) -> Result<usize, ContributionError> {
+        Ok(self.prepared(scans)?.patients.len())
+    }
+
+    fn prepared(&self, scans: &Scans) -> Result<Arc<Prepared>, ContributionError> {
         let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, patients)) = prepared.as_ref()
+        if let Some((known, prepared)) = prepared.as_ref()
             && known == scans
         {
-            return Ok(patients.len());
+            return Ok(prepared.clone());
         }
-        let cohort = Cohort::open(&self.data)?;
-        let patients: Vec<Prepared> =
-            cohort.patients.iter().filter_map(|patient| prepare_patient(patient, scans)).collect();
-        if patients.is_empty() {
+        let found = Prepared::of(&Cohort::open(&self.data)?, scans, self.storage.clone());
+        if found.patients.is_empty() {
             return Err(ContributionError::NoUsableScan(self.data.clone()));
         }
-        let count = patients.len();
-        *prepared = Some((*scans, patients));
-        Ok(count)
+        if let Err(error) = found.scans.forget_others() {
+            tracing::warn!("prepared scans of an earlier time cannot be removed from the cache: {error}");
+        }
+        let found = Arc::new(found);
+        *prepared = Some((*scans, found.clone()));
+        Ok(found)
     }
 
     /// Each patient's contribution to a round, in the plan's release space.
@@ -150,27 +210,102 @@ impl Contributor {
         model: &Path,
         basis: Option<&Path>,
     ) -> Result<Vec<Vec<f64>>, ContributionError> {
-        self.prepare(&plan.scans)?;
+        let prepared = self.prepared(&plan.scans)?;
         let model = read_weights(model)?;
         if model.architecture() != plan.student.architecture {
             return Err(ContributionError::Architecture);
         }
         let projection = Projection::new(&plan.privacy.release, &model, basis.map(read_weights).transpose()?)?;
-        let prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
-        let patients = prepared.as_ref().map_or(&[][..], |(_, patients)| patients);
-        let seeded: Vec<_> =
-            patients.iter().map(|prepared| (&prepared.patient, seed(&query, &prepared.name))).collect();
-        let (done, all) = (AtomicUsize::new(0), seeded.len());
-        let progress = || {
-            // In quarters, since the number of patients is nobody else's business.
-            let before = done.fetch_add(1, Ordering::Relaxed);
-            let quarter = |count: usize| 4 * count / all.max(1);
-            if quarter(before + 1) > quarter(before) {
-                tracing::info!("round {}: {} % trained", query.round, 25 * quarter(before + 1));
-            }
+        let progress = Progress::new(format!("round {}: trained", query.round), prepared.patients.len());
+        let seeds: Vec<u64> = prepared.patients.iter().map(|patient| seed(&query, &patient.name)).collect();
+        let generalists = self.generalists(plan, &prepared)?;
+        let store = self.generalists.as_ref().map(|(_, store)| store.clone()).unwrap_or_default();
+        let fetch = |position| prepared.patient(position, !generalists.is_empty());
+        let patients = Patients { seeds: &seeds, fetch: &fetch };
+        let how = (&local_training(plan), generalists.as_slice(), &store);
+        let finish = |delta: Vec<f32>| {
+            progress.step();
+            projection.project(&delta)
         };
-        let deltas = patient_deltas(self.device, network(plan), &model, &seeded, &local_training(plan), progress)?;
-        Ok(deltas.iter().map(|delta| projection.project(delta)).collect())
+        guided_deltas(self.device, network(plan), &model, patients, how, finish).map_err(|error| match error {
+            // neither says which scan: that may hold a patient's name
+            TrainError::Scan(_) | TrainError::Generalist(_) => ContributionError::ScanLost(self.data.clone()),
+            error => error.into(),
+        })
+    }
+}
+
+impl Prepared {
+    /// The usable scans of a cohort. They are fetched one after another, since a scan as it is stored may be large.
+    fn of(cohort: &Cohort, scans: &Scans, storage: Storage) -> Self {
+        let set = ScanSet::on_disk(cohort.scans().cloned(), scans.spacing_mm.map(|mm| mm.get()), storage);
+        let progress = Progress::new("scans prepared".to_owned(), set.len());
+        let mut positions = 0..set.len();
+        let mut patients = Vec::new();
+        for patient in &cohort.patients {
+            let own = positions.by_ref().take(patient.scans.len());
+            let usable: Vec<usize> = own.filter(|position| usable(&set, *position, &progress)).collect();
+            if !usable.is_empty() {
+                patients.push(Known { name: Digest::of(patient.id.as_bytes()), scans: usable });
+            }
+        }
+        Self { scans: set, patients }
+    }
+
+    /// Takes the embeddings of scans that are no longer used out of `store`.
+    fn forget_embeddings(&self, store: &Store, generalists: &[Generalist]) -> Result<(), GeneralistError> {
+        let used = self.patients.iter().flat_map(|patient| &patient.scans);
+        let sources = used.map(|scan| self.scans.source(*scan)).collect::<Result<Vec<_>, _>>()?;
+        store.keep_only(generalists, &sources)
+    }
+
+    /// A patient's scans, also as generalists see them if they are `asked`.
+    fn patient(&self, position: usize, asked: bool) -> Result<PreparedPatient, TrainError> {
+        let own = &self.patients[position].scans;
+        let scans = own.iter().map(|scan| self.scans.get(*scan)).collect::<Result<_, _>>()?;
+        let shown = own.iter().filter(|_| asked).map(|scan| self.scans.source(*scan).map(Arc::new));
+        Ok(PreparedPatient { scans, sources: shown.collect::<Result<_, _>>()? })
+    }
+}
+
+/// The files of a folder by their digests; none where it cannot be read.
+fn checkpoints(folder: &Path) -> BTreeMap<Digest, PathBuf> {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|file| file.path());
+    files.filter(|path| path.is_file()).filter_map(|path| Some((digest_of_file(&path).ok()?, path))).collect()
+}
+
+fn usable(set: &ScanSet, position: usize, progress: &Progress) -> bool {
+    let found = set.get(position);
+    if found.is_err() {
+        // No name and no path: logs are shown to others, and file names may hold patients' names.
+        tracing::error!("a scan cannot be used and is left out: `semisam-node data check` names it and says why");
+    }
+    progress.step();
+    found.is_ok()
+}
+
+/// How far long work is, in quarters, since the number of patients is nobody else's business. Of a few, the number of
+/// quarters would tell how many: then only the end is told.
+struct Progress {
+    what: String,
+    done: AtomicUsize,
+    all: usize,
+}
+
+impl Progress {
+    /// Quarters of fewer than this are not told.
+    const MANY: usize = 8;
+
+    fn new(what: String, all: usize) -> Self {
+        Self { what, done: AtomicUsize::new(0), all }
+    }
+
+    fn step(&self) {
+        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
+        let quarter = |count: usize| 4 * count / self.all.max(1);
+        if quarter(done) > quarter(done - 1) && (self.all >= Self::MANY || done == self.all) {
+            tracing::info!("{}: {} %", self.what, 25 * quarter(done));
+        }
     }
 }
 
@@ -187,7 +322,7 @@ pub fn network(plan: &Plan) -> VNetConfig {
 /// What a plan says of one patient's training.
 pub fn local_training(plan: &Plan) -> LocalTraining {
     let training = &plan.training;
-    let unlabelled = training.method == Method::MeanTeacher;
+    let unlabelled = training.method != Method::Supervised;
     LocalTraining {
         patch: plan.scans.patch,
         local_steps: training.local_steps,
@@ -199,6 +334,20 @@ pub fn local_training(plan: &Plan) -> LocalTraining {
         pseudo_label_threshold: if unlabelled { training.pseudo_label_threshold.get() } else { 1.0 },
         noise: training.noise.get(),
         augment: training.augment,
+        certain: training.method.counts_certainty(),
+        guidance: training.guidance.as_ref().map(|asked| guidance(training.method, asked)),
+    }
+}
+
+/// What a plan says of asking generalists. The rest is the method's own.
+fn guidance(method: Method, asked: &plan::Guidance) -> Guidance {
+    let own = if method == Method::Semisam { Guidance::semisam() } else { Guidance::semisam_plus() };
+    Guidance {
+        prompting: Prompting { confidence: asked.confidence.get() as f32, ..own.prompting },
+        share: asked.share.get(),
+        agreement: asked.agreement.get(),
+        weight: asked.weight.get(),
+        ..own
     }
 }
 
@@ -212,40 +361,10 @@ fn seed(query: &Query, patient: &Digest) -> u64 {
     u64::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7]])
 }
 
-/// A patient with all usable scans; none if there is no such scan.
-fn prepare_patient(patient: &Patient, scans: &Scans) -> Option<Prepared> {
-    let usable = patient.scans.iter().filter_map(|scan| {
-        let spacing = scans.spacing_mm.map(|mm| mm.get());
-        match prepare_scan(scan, spacing) {
-            Ok(prepared) => Some(prepared),
-            Err(_) => {
-                // No name and no path: logs are shown to others, and file names may hold patients' names.
-                tracing::error!(
-                    "a scan cannot be used and is left out: `semisam-node data check` names it and says why"
-                );
-                None
-            }
-        }
-    });
-    let patient_scans: Vec<PreparedScan> = usable.collect();
-    let name = Digest::of(patient.id.as_bytes());
-    if patient_scans.is_empty() {
-        return None;
-    }
-    Some(Prepared { name, patient: PreparedPatient { scans: patient_scans } })
-}
-
-/// A scan from disk at `spacing` millimetres, normalised, with its label where it has one.
-///
-/// # Errors
-/// If a file cannot be read or resampled, or image and label differ in their grids.
-fn prepare_scan(scan: &Scan, spacing: [f64; 3]) -> Result<PreparedScan, ContributionError> {
-    let (image, labels) = scan.read()?;
-    prepare(&image, labels.as_ref(), spacing)
-        .map_err(|source| ContributionError::Resample { path: scan.image.clone(), source })
-}
-
 fn read_weights(path: &Path) -> Result<Weights, ContributionError> {
     let bytes = std::fs::read(path).map_err(|source| ContributionError::File { path: path.into(), source })?;
     Weights::from_safetensors(&bytes).map_err(|source| ContributionError::Weights { path: path.into(), source })
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,6 +42,7 @@ pub(crate) fn plan(noise_multiplier: f64, coordinates: usize, unit: Unit) -> Pla
             pseudo_label_threshold: number(0.9),
             noise: number(0.1),
             augment: true,
+            guidance: None,
         },
         privacy: Privacy {
             unit,

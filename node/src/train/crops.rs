@@ -38,14 +38,31 @@ impl PreparedScan {
     /// # Errors
     /// If image and labels do not fit each other or the student.
     pub fn check(&self, classes: usize) -> Result<(), TrainError> {
+        self.check_grids()?;
         let Some(labels) = &self.labels else { return Ok(()) };
-        if labels.shape != self.image.shape {
-            return Err(TrainError::Grid { image: self.image.shape, labels: labels.shape });
-        }
         match labels.values.iter().find(|label| usize::from(**label) >= classes) {
             Some(label) => Err(TrainError::Class { label: *label, classes }),
             None => Ok(()),
         }
+    }
+
+    /// Refuses labels on another grid.
+    ///
+    /// # Errors
+    /// If image and labels differ in shape.
+    pub fn check_grids(&self) -> Result<(), TrainError> {
+        match &self.labels {
+            Some(labels) if labels.shape != self.image.shape => {
+                Err(TrainError::Grid { image: self.image.shape, labels: labels.shape })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// How much memory its voxels take.
+    pub fn bytes(&self) -> u64 {
+        let labels = self.labels.as_ref().map_or(0, |labels| labels.values.len());
+        (4 * self.image.values.len() + labels) as u64
     }
 
     /// Draws a crop of `patch` voxels, and varies its place in the axial plane and its intensities if `varied`.

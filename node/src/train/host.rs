@@ -1,7 +1,7 @@
 //! A training run in the host's memory: the backend computes the network, everything else happens here in closed form, with
 //! sums in f64 and in a fixed order. On the CPU the same arguments give the same bits.
 
-use semisam_shared::weights::Weights;
+use semisam_shared::weights::WeightsError;
 
 use super::{
     TrainError,
@@ -21,8 +21,7 @@ use crate::{
 pub struct Host<B: TrainBackend> {
     config: VNetConfig,
     device: B::Device,
-    /// The student, by name.
-    weights: Weights,
+    shapes: Vec<(String, Vec<usize>)>,
     student: Vec<f32>,
     teacher: Vec<f32>,
     /// The teacher as a network, while it does not change.
@@ -40,10 +39,16 @@ impl<B: TrainBackend> Host<B> {
     ) -> Result<Self, TrainError> {
         config.check()?;
         let Parameters { student, teacher, velocity } = parameters;
-        let weights = layout::blank(&config).with_flat(&student).map_err(ModelError::from)?;
+        let shapes = layout::shapes(&config);
+        let expected = shapes.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+        for found in [student.len(), teacher.len(), velocity.len()] {
+            if found != expected {
+                return Err(TrainError::Model(ModelError::Weights(WeightsError::Length { expected, found })));
+            }
+        }
         let sgd = Sgd::resume(velocity, optimiser.momentum, optimiser.weight_decay);
         let losses = Losses::default();
-        Ok(Self { config, device: device.clone(), weights, student, teacher, asked: None, sgd, losses })
+        Ok(Self { config, device: device.clone(), shapes, student, teacher, asked: None, sgd, losses })
     }
 
     pub(super) fn step(&mut self, step: Step) -> Result<(), TrainError> {
@@ -61,27 +66,21 @@ impl<B: TrainBackend> Host<B> {
             targets.teacher = Some(opinion);
         }
         let what = (&targets, step.terms);
-        let (losses, gradient) =
-            gradient::<B>(self.config, &self.weights, &step.batch, what, step.dropout, &self.device)?;
+        let network = VNet::of_values(self.config, &self.shapes, &self.student, &self.device);
+        let (losses, gradient) = gradient::<B>(&network, &step.batch, what, step.dropout, &self.device)?;
         self.losses = losses;
         self.sgd.step(&mut self.student, &gradient, step.learning_rate);
         if let Some(number) = step.average {
             follow(&mut self.teacher, &self.student, number);
             self.asked = None;
         }
-        self.weights = self.weights.with_flat(&self.student).expect("the student has its architecture's values");
         Ok(())
     }
 
     /// What the teacher thinks of a batch.
     fn ask(&mut self, batch: &Batch, dropout: Option<u64>) -> Result<Vec<f32>, TrainError> {
-        let network = match self.asked.take() {
-            Some(network) => network,
-            None => {
-                let teacher = self.weights.with_flat(&self.teacher).map_err(ModelError::from)?;
-                VNet::new(self.config, &teacher, &self.device)?
-            }
-        };
+        let teacher = || VNet::of_values(self.config, &self.shapes, &self.teacher, &self.device);
+        let network = self.asked.take().unwrap_or_else(teacher);
         let opinion = probabilities::<B>(&network, batch, dropout, &self.device)?;
         self.asked = Some(network);
         Ok(opinion)
@@ -93,6 +92,10 @@ impl<B: TrainBackend> Host<B> {
 
     pub(super) fn student(&self) -> &[f32] {
         &self.student
+    }
+
+    pub(super) fn teacher(&self) -> &[f32] {
+        &self.teacher
     }
 
     pub(super) fn parameters(&self) -> Parameters {

@@ -20,7 +20,6 @@ use std::{
 
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
-use semisam_shared::weights::Weights;
 use serde::{Deserialize, Serialize};
 
 pub use state::{State, StateError};
@@ -32,7 +31,7 @@ use self::{
 use super::{crops::PreparedScan, generator, parallel, pretrain::Synthesise, schedule::decay};
 use crate::{
     device::{Device, TrainBackend, Work},
-    model::prompt_unet::{PromptUNetConfig, PromptUNetError, SIDES, layout, prompt::PromptError},
+    model::prompt_unet::{PromptUNet, PromptUNetConfig, PromptUNetError, SIDES, layout, prompt::PromptError},
 };
 
 /// How much of itself the average of the weights keeps, at most.
@@ -165,12 +164,11 @@ impl Work for Training<'_> {
 
     fn run<B: TrainBackend>(self, device: &B::Device) -> Self::Output {
         let Self { run, mut state, synthesise, cancel, each } = self;
-        let (start, blank) = (Instant::now(), layout::blank(&run.config));
+        let (start, shapes) = (Instant::now(), layout::shapes(&run.config));
         let mut stream = Stream { run, synthesise, epoch: None, scans: Vec::new(), order: Vec::new() };
         while state.step < run.steps && !cancel.load(Ordering::Relaxed) {
-            let weights = blank.with_flat(&state.weights).expect("a state is made for its run's architecture");
-            let found = step::<B>(&mut stream, state.step, &weights, device)?;
-            let (losses, gradient) = found;
+            let network = PromptUNet::of_values(run.config, &shapes, &state.weights, device);
+            let (losses, gradient) = step::<B>(&mut stream, state.step, &network, device)?;
             let rate = run.rate(state.step);
             state.adam.step(&mut state.weights, &gradient, state.step, rate, run.weight_decay);
             let kept = (1.0 - 1.0 / (state.step as f64 + 1.0)).min(KEPT) as f32;
@@ -187,19 +185,20 @@ impl Work for Training<'_> {
 fn step<B: TrainBackend>(
     stream: &mut Stream<'_>,
     step: u64,
-    weights: &Weights,
+    network: &PromptUNet<B::InnerBackend>,
     device: &B::Device,
 ) -> Result<(Vec<ExampleLosses>, Vec<f32>), InteractiveError> {
     let run = stream.run;
     let examples = (0..run.batch).map(|of| stream.example(step * run.batch + of)).collect::<Result<Vec<_>, _>>()?;
     let answer = |number: usize, example: Example| {
         let mut random = generator(run.seed, "interaction", &[step, number as u64]);
-        Answered::<B>::new(run.config, weights, &example, &mut random, device)
+        Answered::<B>::new(network, &example, &mut random, device)
     };
     let answered = parallel::map(examples, answer).into_iter().collect::<Result<Vec<_>, _>>()?;
     let losses = answered.iter().map(|answered| answered.losses).collect();
-    let mut sum = vec![0.0; weights.count()];
+    let mut sum = Vec::new();
     for gradient in parallel::map(answered, |_, answered| answered.gradient()) {
+        sum.resize(gradient.len(), 0.0);
         sum.iter_mut().zip(gradient).for_each(|(sum, value)| *sum += value / run.batch as f32);
     }
     Ok((losses, sum))

@@ -3,31 +3,45 @@
 //!
 //! Batches are drawn from two streams, labelled and unlabelled scans. A run is a function of its settings, its start and its
 //! scans: everything drawn in step t comes from generators named by (seed, t), so a saved [`State`] continues exactly
-//! where it stopped.
+//! where it stopped. Steps are made on a thread of their own ([`steps`], [`super::prefetch`]) while the one before is computed; what
+//! generalists have to say of them ([`advice`]) is added when it is their turn.
+
+mod advice;
+mod steps;
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
 
-use rand::seq::SliceRandom;
-use semisam_shared::weights::{Tensor, Weights, WeightsError};
+use semisam_shared::{
+    ids,
+    weights::{Tensor, Weights, WeightsError},
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use self::{
+    advice::{Adviser, Kept},
+    steps::Steps,
+};
 use super::{
     TrainError,
-    crops::{Crop, PreparedScan, perturb},
-    generator,
-    losses::{Losses, Targets, TermWeights},
-    schedule::{decay, ramp},
-    step::Batch,
-    trainer::{Optimiser, Parameters, Question, Step, Trainer},
+    guidance::{Guidance, Guides},
+    losses::Losses,
+    prefetch::ahead,
+    rounds::{PseudoLabels, Round},
+    scans::ScanSet,
+    trainer::{Optimiser, Parameters, Trainer},
 };
 use crate::{
     device::{Device, Placement, TrainBackend, Work},
+    generalist::{Generalist, store::Store},
     model::{VNetConfig, layout},
 };
+
+/// Steps that lie ready. Enough to bridge the scans that are read from disk once in a while.
+const AHEAD: usize = 4;
 
 /// What unlabelled scans are used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -37,6 +51,36 @@ pub enum Method {
     Supervised,
     /// Agreement with an average of earlier students.
     MeanTeacher,
+    /// The same, where that average is certain.
+    UaMt,
+    /// Mean teacher, and agreement with a generalist that is prompted with what the teacher believes.
+    Semisam,
+    /// UA-MT, and agreement with several generalists or sets of prompts, as far as they can be trusted.
+    SemisamPlus,
+    /// Mean teacher on pseudo-labels that are made offline, round after round: first from prototypes in a generalist's
+    /// embeddings, then by the student and by votes of similar scans.
+    SemisamO1,
+}
+
+impl Method {
+    /// Whether unlabelled scans are used, and so a teacher.
+    pub fn has_teacher(self) -> bool {
+        self != Self::Supervised
+    }
+
+    /// Whether the teacher counts only where it is certain.
+    pub fn counts_certainty(self) -> bool {
+        matches!(self, Self::UaMt | Self::SemisamPlus)
+    }
+
+    /// How generalists are asked, if they are.
+    pub fn guidance(self) -> Option<Guidance> {
+        match self {
+            Self::Supervised | Self::MeanTeacher | Self::UaMt | Self::SemisamO1 => None,
+            Self::Semisam => Some(Guidance::semisam()),
+            Self::SemisamPlus => Some(Guidance::semisam_plus()),
+        }
+    }
 }
 
 /// The settings of a run.
@@ -68,6 +112,12 @@ pub struct LocalRun {
     pub augment: bool,
     /// Whether whole channels are dropped, in student and teacher.
     pub dropout: bool,
+    /// How generalists are asked, if they are.
+    pub guidance: Option<Guidance>,
+    /// Who they are.
+    pub generalists: Vec<ids::Digest>,
+    /// For SemiSAM-O1, which round this is.
+    pub round: Option<Round>,
     /// Names all draws.
     pub seed: u64,
 }
@@ -89,6 +139,9 @@ impl LocalRun {
             noise: 0.1,
             augment: false,
             dropout: false,
+            guidance: method.guidance(),
+            generalists: Vec::new(),
+            round: None,
             seed,
         }
     }
@@ -100,6 +153,8 @@ pub struct State {
     /// Steps done.
     pub step: u64,
     parameters: Parameters,
+    /// What generalists said of scans.
+    maps: Kept,
     /// Digest of the settings.
     run: [u8; 32],
 }
@@ -125,8 +180,12 @@ pub enum StateError {
 pub struct Report<'a> {
     /// Steps done.
     pub step: u64,
-    /// Since this start of the program.
+    /// Since the training was started or continued.
     pub seconds: f64,
+    /// How many of these seconds steps were waited for, because they were not ready.
+    pub waited: f64,
+    /// How many of these seconds went to generalists.
+    pub asked: f64,
     losses: &'a dyn Fn() -> Losses,
     state: &'a dyn Fn() -> State,
 }
@@ -146,7 +205,7 @@ impl Report<'_> {
 impl State {
     /// Before the first step.
     pub fn new(run: &LocalRun, start: &Weights) -> Self {
-        Self { step: 0, parameters: Parameters::at(start), run: digest(run) }
+        Self { step: 0, parameters: Parameters::at(start), maps: Kept::new(), run: digest(run) }
     }
 
     /// The student's weights.
@@ -171,7 +230,7 @@ impl State {
             ("velocity", self.parameters.velocity.clone()),
         ];
         let tensors = parts.map(|(name, values)| (name.to_owned(), Tensor { shape: vec![values.len()], values }));
-        Ok(Weights::new(tensors)?.to_safetensors()?)
+        Ok(Weights::new(tensors.into_iter().chain(advice::to_tensors(&self.maps)))?.to_safetensors()?)
     }
 
     /// Reads a file of [`State::to_bytes`].
@@ -192,7 +251,12 @@ impl State {
         let Parameters { student, teacher, velocity } = &parameters;
         let count = layout::blank(&run.config).count();
         let fits = [student, teacher, velocity].iter().all(|part| part.len() == count);
-        if fits && step <= run.steps { Ok(Self { step, parameters, run: saved }) } else { Err(StateError::Damaged) }
+        let maps = advice::from_tensors(file.iter(), run.config.classes).ok_or(StateError::Damaged)?;
+        if fits && step <= run.steps {
+            Ok(Self { step, parameters, maps, run: saved })
+        } else {
+            Err(StateError::Damaged)
+        }
     }
 }
 
@@ -200,9 +264,7 @@ fn digest(run: &LocalRun) -> [u8; 32] {
     Sha256::digest(serde_json::to_vec(run).expect("settings are plain numbers and names")).into()
 }
 
-/// Trains from `state` to the end of the run, or until `cancel` is set, and gives the state reached.
-///
-/// `each` is called after every step.
+/// [`train_guided`] by nobody, for methods that need no generalist.
 ///
 /// # Errors
 /// If there is no labelled scan, or settings, scans and architecture do not fit each other.
@@ -210,26 +272,73 @@ pub fn train(
     device: Device,
     run: &LocalRun,
     state: State,
-    (labelled, unlabelled): (&[PreparedScan], &[PreparedScan]),
+    scans: &ScanSet,
     cancel: &AtomicBool,
     each: &mut dyn FnMut(&Report<'_>),
 ) -> Result<State, TrainError> {
-    if labelled.is_empty() {
+    train_guided(device, run, state, scans, Aid::default(), cancel, each)
+}
+
+/// What a run is helped by on scans without labels.
+#[derive(Clone, Copy, Debug)]
+pub struct Aid<'a> {
+    /// Frozen networks, for the methods that ask them.
+    pub generalists: &'a [Generalist],
+    /// Their embeddings.
+    pub store: &'a Store,
+    /// Pseudo-labels, for the run of a round.
+    pub pseudo_labels: &'a PseudoLabels,
+}
+
+impl Default for Aid<'_> {
+    /// Nothing.
+    fn default() -> Self {
+        static NOTHING: (Store, PseudoLabels) = (Store::NONE, PseudoLabels::NONE);
+        Self { generalists: &[], store: &NOTHING.0, pseudo_labels: &NOTHING.1 }
+    }
+}
+
+/// Trains on `scans` from `state` to the end of the run, or until `cancel` is set, and gives the state reached.
+///
+/// Generalists are asked only about scans without labels, and only if the run says how; pseudo-labels are those that the run
+/// names.
+/// `each` is called after every step.
+///
+/// # Errors
+/// If there is no labelled scan, settings, scans and architecture do not fit each other, or a generalist is missing.
+pub fn train_guided(
+    device: Device,
+    run: &LocalRun,
+    state: State,
+    scans: &ScanSet,
+    aid: Aid<'_>,
+    cancel: &AtomicBool,
+    each: &mut dyn FnMut(&Report<'_>),
+) -> Result<State, TrainError> {
+    if scans.positions(true).is_empty() {
         return Err(TrainError::NoScans("no scan has labels; training needs at least one labelled scan"));
     }
-    labelled.iter().chain(unlabelled).try_for_each(|scan| scan.check(run.config.classes))?;
+    scans.check(run.config.classes)?;
     if run.labelled == 0 {
         let must = "at least one, since labels are what anchors the student";
         return Err(TrainError::Setting { name: "labelled", value: "0".to_owned(), must });
     }
-    device.run(Training { run, state, labelled, unlabelled, cancel, each, placement: None })
+    let guides = Guides::needed(run.guidance.as_ref(), aid.generalists, aid.store)?;
+    let found = run.round.map(|_| aid.pseudo_labels.digest());
+    if run.round.map(|round| round.labels) != found || run.round.is_some() != (run.method == Method::SemisamO1) {
+        let must = "the round whose pseudo-labels are given, for the method semisam-o1 alone";
+        return Err(TrainError::Setting { name: "round", value: format!("{:?}", run.round), must });
+    }
+    let pseudo_labels = aid.pseudo_labels;
+    device.run(Training { run, state, scans, guides, pseudo_labels, cancel, each, placement: None })
 }
 
 struct Training<'a> {
     run: &'a LocalRun,
     state: State,
-    labelled: &'a [PreparedScan],
-    unlabelled: &'a [PreparedScan],
+    scans: &'a ScanSet,
+    guides: Option<Guides<'a>>,
+    pseudo_labels: &'a PseudoLabels,
     cancel: &'a AtomicBool,
     each: &'a mut dyn FnMut(&Report<'_>),
     /// Where the run lives, if not where its backend is best.
@@ -239,66 +348,39 @@ struct Training<'a> {
 impl Work for Training<'_> {
     type Output = Result<State, TrainError>;
 
-    fn run<B: TrainBackend>(mut self, device: &B::Device) -> Self::Output {
-        let (run, start) = (self.run, Instant::now());
+    fn run<B: TrainBackend>(self, device: &B::Device) -> Self::Output {
+        let Self { run, mut state, scans, guides, pseudo_labels, cancel, each, placement } = self;
         let optimiser = Optimiser { momentum: run.momentum, weight_decay: run.weight_decay };
-        let parameters = self.state.parameters.clone();
-        let mut trainer = Trainer::<B>::new(self.placement, run.config, parameters, optimiser, device)?;
-        while self.state.step < run.steps && !self.cancel.load(Ordering::Relaxed) {
-            trainer.step(self.step())?;
-            self.state.step += 1;
-            let step = self.state.step;
-            let state = || State { step, parameters: trainer.parameters(), run: self.state.run };
-            let seconds = start.elapsed().as_secs_f64();
-            (self.each)(&Report { step, seconds, losses: &|| trainer.losses(), state: &state });
-        }
-        Ok(State { parameters: trainer.parameters(), ..self.state })
-    }
-}
-
-impl Training<'_> {
-    /// The next step: labelled crops first, then unlabelled ones, and the same with noise for the teacher.
-    fn step(&self) -> Step {
-        let (run, step) = (self.run, self.state.step);
-        let guided = run.method == Method::MeanTeacher;
-        let mut crops = self.crops("labelled", self.labelled, run.labelled);
-        if guided && !self.unlabelled.is_empty() {
-            let unlabelled = self.crops("unlabelled", self.unlabelled, run.unlabelled);
-            crops.extend(unlabelled.into_iter().map(|crop| Crop { labels: None, ..crop }));
-        }
-        let images = crops.iter().flat_map(|crop| crop.image.iter().copied()).collect();
-        let batch = Batch { images, samples: crops.len(), patch: run.patch };
-        let labels = crops.into_iter().map(|crop| crop.labels).collect();
-        let question = guided.then(|| {
-            let mut noisy = batch.clone();
-            perturb(&mut noisy.images, run.noise, &mut generator(run.seed, "teacher noise", &[step]));
-            let dropout = run.dropout.then(|| run.seed ^ (2 * step));
-            Question { batch: noisy, dropout, confidence: None, doubt: None }
-        });
-        let teacher = run.consistency_weight * ramp(step, run.steps);
-        Step {
-            batch,
-            targets: Targets { labels, ..Targets::default() },
-            question,
-            terms: TermWeights { teacher, ..TermWeights::default() },
-            dropout: run.dropout.then(|| run.seed ^ (2 * step + 1)),
-            learning_rate: run.learning_rate * decay(step, run.steps),
-            average: Some(step),
-        }
-    }
-
-    /// `count` crops of a stream of scans that is shuffled anew each time it has gone through.
-    fn crops(&self, stream: &str, scans: &[PreparedScan], count: usize) -> Vec<Crop> {
-        let run = self.run;
-        let crop = |at: u64| {
-            let (epoch, position) = (at / scans.len() as u64, at % scans.len() as u64);
-            let mut order: Vec<usize> = (0..scans.len()).collect();
-            order.shuffle(&mut generator(run.seed, stream, &[epoch]));
-            let mut random = generator(run.seed, stream, &[epoch, position, 0]);
-            scans[order[position as usize]].crop(run.patch, run.augment, &mut random)
-        };
-        let first = self.state.step * count as u64;
-        (first..first + count as u64).map(crop).collect()
+        let mut trainer = Trainer::<B>::new(placement, run.config, state.parameters.clone(), optimiser, device)?;
+        let made = Steps::new(run, scans);
+        let mut adviser = guides.map(|guides| Adviser::new(run, scans, guides));
+        let (start, mut asked) = (Instant::now(), 0.0);
+        let step_ahead = (state.step..run.steps).map(|number| made.step(number));
+        ahead(AHEAD, step_ahead, |steps| {
+            while !cancel.load(Ordering::Relaxed)
+                && let Some(step) = steps.next()
+            {
+                let mut step = step?;
+                advice::label(run, &mut step, made.unlabelled(state.step), pseudo_labels);
+                if let Some(adviser) = &mut adviser {
+                    let before = Instant::now();
+                    adviser.advise((state.step, &mut step), &made, &mut state.maps, &trainer, device)?;
+                    asked += before.elapsed().as_secs_f64();
+                }
+                trainer.step(step)?;
+                state.step += 1;
+                let reached = || State {
+                    step: state.step,
+                    parameters: trainer.parameters(),
+                    maps: state.maps.clone(),
+                    run: state.run,
+                };
+                let (seconds, waited) = (start.elapsed().as_secs_f64(), steps.waited().as_secs_f64());
+                let losses = || trainer.losses();
+                each(&Report { step: state.step, seconds, waited, asked, losses: &losses, state: &reached });
+            }
+            Ok(State { parameters: trainer.parameters(), ..state })
+        })
     }
 }
 

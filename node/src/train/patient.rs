@@ -1,5 +1,7 @@
 //! One patient as a virtual client: the unit of work of a federation (spec/privacy.md, section 3.1).
 
+use std::{iter, sync::Arc};
+
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use semisam_shared::weights::Weights;
@@ -9,14 +11,22 @@ use super::{
     TrainError,
     crops::{Crop, PreparedScan, perturb},
     generator,
-    losses::{Targets, TermWeights},
+    guidance::{Guidance, Guides, Maps},
+    infer::{Windows, by_network},
+    losses::{Opinion, Targets, TermWeights},
     parallel,
+    prefetch::ahead,
     step::Batch,
-    trainer::{Optimiser, Parameters, Question, Step, Trainer},
+    trainer::{Doubt, Optimiser, Parameters, Question, Step, Trainer},
 };
 use crate::{
+    data::grid::Grid,
     device::{Device, Placement, TrainBackend, Work},
-    model::{ModelError, VNetConfig, layout},
+    generalist::{
+        Generalist,
+        store::{Source, Store},
+    },
+    model::{ModelError, VNetConfig, layout, vnet::VNet},
 };
 
 /// How every hospital trains on one patient; part of the signed plan.
@@ -44,6 +54,12 @@ pub struct LocalTraining {
     pub noise: f64,
     /// Whether crops are turned and flipped in the axial plane, and their intensities varied.
     pub augment: bool,
+    /// Whether the released model counts only where it is certain, and only on unlabelled scans (UA-MT).
+    #[serde(default)]
+    pub certain: bool,
+    /// How generalists are asked about unlabelled scans, if they are; always by what the released model believes.
+    #[serde(default)]
+    pub guidance: Option<Guidance>,
 }
 
 impl Default for LocalTraining {
@@ -59,6 +75,8 @@ impl Default for LocalTraining {
             pseudo_label_threshold: 0.9,
             noise: 0.1,
             augment: false,
+            certain: false,
+            guidance: None,
         }
     }
 }
@@ -110,7 +128,46 @@ impl LocalTraining {
 #[derive(Clone, Debug, PartialEq)]
 pub struct PreparedPatient {
     /// At least one.
-    pub scans: Vec<PreparedScan>,
+    pub scans: Vec<Arc<PreparedScan>>,
+    /// The same scans as generalists see them; only needed where they are asked.
+    pub sources: Vec<Arc<Source>>,
+}
+
+/// Patients whose scans are fetched when it is nearly their turn, so that few of them are in memory.
+#[derive(Clone, Copy)]
+pub struct Patients<'a> {
+    /// Names the draws of each.
+    pub seeds: &'a [u64],
+    /// Gives the patient at a position; called in their order, on a thread of its own, while others are trained on.
+    pub fetch: &'a (dyn Fn(usize) -> Result<PreparedPatient, TrainError> + Sync),
+}
+
+/// A patient and the seed of their draws, or why the patient cannot be had.
+type Fetched = Result<(PreparedPatient, u64), TrainError>;
+
+impl<'a> Patients<'a> {
+    /// The patients in their order; none after one that cannot be had or trained on.
+    fn fetched(self, classes: usize) -> impl Iterator<Item = Fetched> + Send + 'a {
+        let mut failed = false;
+        self.seeds.iter().enumerate().map_while(move |(position, seed)| {
+            if failed {
+                return None;
+            }
+            let patient = (self.fetch)(position).and_then(|patient| patient.checked(classes));
+            failed = patient.is_err();
+            Some(patient.map(|patient| (patient, *seed)))
+        })
+    }
+}
+
+impl PreparedPatient {
+    fn checked(self, classes: usize) -> Result<Self, TrainError> {
+        if self.scans.is_empty() {
+            return Err(TrainError::NoScans("a patient has no scan; leave patients without scans out"));
+        }
+        self.scans.iter().try_for_each(|scan| scan.check(classes))?;
+        Ok(self)
+    }
 }
 
 /// What `patient` changes about the released model `start`: a flat vector in the order of its weights.
@@ -136,95 +193,166 @@ pub fn patient_delta(
     settings: &LocalTraining,
     seed: u64,
 ) -> Result<Vec<f32>, TrainError> {
-    let mut deltas = patient_deltas(device, config, start, &[(patient, seed)], settings, || {})?;
+    let patients = Patients { seeds: &[seed], fetch: &|_| Ok(patient.clone()) };
+    let mut deltas = patient_deltas(device, config, start, patients, settings, |delta| delta)?;
     Ok(deltas.pop().expect("there is a delta for each patient"))
 }
 
-/// [`patient_delta`] for each patient with its seed; on the CPU, several patients at once.
+/// [`patient_delta`] for each patient, in their order; on the CPU, several patients at once, and the next one is fetched
+/// meanwhile.
 ///
-/// `done` is called after each patient.
+/// `finish` makes of each delta what is kept of it, as soon as it is there.
 ///
 /// # Errors
 /// The first error of any patient.
-pub fn patient_deltas(
+pub fn patient_deltas<R: Send>(
     device: Device,
     config: VNetConfig,
     start: &Weights,
-    patients: &[(&PreparedPatient, u64)],
+    patients: Patients<'_>,
     settings: &LocalTraining,
-    done: impl Fn() + Sync,
-) -> Result<Vec<Vec<f32>>, TrainError> {
-    settings.check()?;
-    config.check()?;
-    layout::blank(&config).same_architecture(start).map_err(ModelError::from)?;
-    for (patient, _) in patients {
-        if patient.scans.is_empty() {
-            return Err(TrainError::NoScans("a patient has no scan; leave patients without scans out"));
-        }
-        patient.scans.iter().try_for_each(|scan| scan.check(config.classes))?;
-    }
-    let round = Round { config, start, patients, settings, done: &done, placement: None };
-    if device.parallel() {
-        let of_one = |_, patient| device.run(Round { patients: &[patient], ..round });
-        let deltas: Result<Vec<_>, TrainError> = parallel::map(patients.to_vec(), of_one).into_iter().collect();
-        return Ok(deltas?.into_iter().flatten().collect());
-    }
-    device.run(round)
+    finish: impl Fn(Vec<f32>) -> R + Sync,
+) -> Result<Vec<R>, TrainError> {
+    guided_deltas(device, config, start, patients, (settings, &[], &Store::default()), finish)
 }
 
-/// Patients one after another, all from the same start, which is brought to the device once.
-#[derive(Clone, Copy)]
-struct Round<'a> {
+/// [`patient_deltas`] where generalists are asked, if the settings say how.
+///
+/// # Privacy
+/// Generalists are frozen and public. What they say of a patient's scan is a function of that scan and of the released
+/// model, which prompts them; embeddings are functions of one scan (spec/privacy.md, P7).
+///
+/// # Errors
+/// The first error of any patient, or if there is nobody to ask.
+pub fn guided_deltas<R: Send>(
+    device: Device,
+    config: VNetConfig,
+    start: &Weights,
+    patients: Patients<'_>,
+    (settings, generalists, store): (&LocalTraining, &[Generalist], &Store),
+    finish: impl Fn(Vec<f32>) -> R + Sync,
+) -> Result<Vec<R>, TrainError> {
+    settings.check()?;
+    let guides = Guides::needed(settings.guidance.as_ref(), generalists, store)?;
+    config.check()?;
+    layout::blank(&config).same_architecture(start).map_err(ModelError::from)?;
+    let count = patients.seeds.len();
+    let recipe = &Recipe { config, start, settings, guides, finish: &finish, placement: None };
+    ahead(1, patients.fetched(config.classes), |patients| {
+        if !device.parallel() {
+            return device.run(Round { recipe, patients });
+        }
+        let of_one = |_, patient| device.run(Round { recipe, patients: &mut iter::once(patient) });
+        let finished: Result<Vec<_>, TrainError> = parallel::map_next(count, patients, of_one).into_iter().collect();
+        Ok(finished?.into_iter().flatten().collect())
+    })
+}
+
+/// How each patient of a round is trained on.
+struct Recipe<'a, R> {
     config: VNetConfig,
     start: &'a Weights,
-    patients: &'a [(&'a PreparedPatient, u64)],
     settings: &'a LocalTraining,
-    done: &'a (dyn Fn() + Sync),
+    guides: Option<Guides<'a>>,
+    finish: &'a (dyn Fn(Vec<f32>) -> R + Sync),
     /// Where the runs live, if not where their backend is best.
     placement: Option<Placement>,
 }
 
-impl Work for Round<'_> {
-    type Output = Result<Vec<Vec<f32>>, TrainError>;
+/// Patients one after another, all from the same start, which is brought to the device once.
+struct Round<'a, R> {
+    recipe: &'a Recipe<'a, R>,
+    patients: &'a mut dyn Iterator<Item = Fetched>,
+}
+
+impl<R> Work for Round<'_, R> {
+    type Output = Result<Vec<R>, TrainError>;
 
     fn run<B: TrainBackend>(self, device: &B::Device) -> Self::Output {
-        let Self { config, start, settings, .. } = self;
+        let Recipe { config, start, settings, guides, finish, placement } = self.recipe;
         let optimiser = Optimiser { momentum: settings.momentum, weight_decay: settings.weight_decay };
         let parameters = Parameters::at(start);
         let released = parameters.student.clone();
-        let fresh = Trainer::<B>::new(self.placement, config, parameters, optimiser, device)?;
-        let of_patient = |&(patient, seed): &(&PreparedPatient, u64)| {
+        let fresh = Trainer::<B>::new(*placement, *config, parameters, optimiser, device)?;
+        let of_patient = |fetched: Fetched| {
+            let (patient, seed) = fetched?;
             let mut trainer = fresh.clone();
-            let client = Client { patient, settings };
+            let maps = match guides {
+                Some(guides) => maps_of::<B>(&patient, (*config, start), settings, (*guides, seed), device)?,
+                None => vec![None; patient.scans.len()],
+            };
+            let client = Client { patient: &patient, settings, classes: config.classes, maps: &maps };
             for step in 0..u64::from(settings.local_steps) {
                 trainer.step(client.step(&mut generator(seed, "patient", &[step])))?;
             }
-            (self.done)();
-            Ok(trainer.student().iter().zip(&released).map(|(student, released)| student - released).collect())
+            let delta = trainer.student().into_iter().zip(&released).map(|(student, released)| student - released);
+            Ok(finish(delta.collect()))
         };
-        self.patients.iter().map(of_patient).collect()
+        self.patients.map(of_patient).collect()
     }
 }
+
+/// What generalists say of a patient's scans without labels, prompted by what the released model believes.
+fn maps_of<B: TrainBackend>(
+    patient: &PreparedPatient,
+    (config, released): (VNetConfig, &Weights),
+    settings: &LocalTraining,
+    (guides, seed): (Guides<'_>, u64),
+    device: &B::Device,
+) -> Result<Vec<Option<Maps>>, TrainError> {
+    if patient.sources.len() != patient.scans.len() {
+        return Err(TrainError::NoScans("generalists are asked about scans that nobody shows them"));
+    }
+    let network = VNet::<B::InnerBackend>::new(config, released, device)?;
+    let of_scan = |(scan, source): (&Arc<PreparedScan>, &Arc<Source>)| {
+        if scan.labels.is_some() {
+            return Ok(None);
+        }
+        let windows = Windows::half_overlapping(settings.patch());
+        let softmax = by_network::<B>(&network, &scan.image, windows, device)?;
+        guides.maps(&softmax, &Grid::from(&scan.image), source, (seed, 0))
+    };
+    patient.scans.iter().zip(&patient.sources).map(of_scan).collect()
+}
+
+/// How often the released model looks before it is said to be certain (UA-MT).
+const LOOKS: u64 = 8;
 
 /// One patient, and how it is trained on.
 struct Client<'a> {
     patient: &'a PreparedPatient,
     settings: &'a LocalTraining,
+    /// Of the student.
+    classes: usize,
+    /// For each scan, if it has one.
+    maps: &'a [Option<Maps>],
 }
 
 impl Client<'_> {
-    fn crops(&self, random: &mut ChaCha8Rng) -> Vec<Crop> {
-        let scans = &self.patient.scans;
+    fn crops(&self, random: &mut ChaCha8Rng) -> Vec<(Crop, Option<Opinion>)> {
+        let (scans, patch, varied) = (&self.patient.scans, self.settings.patch(), self.settings.augment);
         let crop = |_| {
-            let scan = &scans[random.random_range(0..scans.len())];
-            scan.crop(self.settings.patch(), self.settings.augment, random)
+            let chosen = random.random_range(0..scans.len());
+            let opinion = self.maps[chosen].as_ref().map(|maps| maps.opinion(patch, varied, random));
+            (scans[chosen].crop(patch, varied, random), opinion)
         };
         (0..self.settings.batch).map(crop).collect()
     }
 
+    /// How it is told where the released model is certain, as in the first step of UA-MT: the threshold that rises in a long
+    /// run stays where it is in a short one.
+    fn doubt(&self, batch: &Batch, random: &mut ChaCha8Rng, classes: usize) -> Doubt {
+        let look = |_| {
+            let mut noisy = batch.clone();
+            perturb(&mut noisy.images, self.settings.noise, random);
+            (noisy, None)
+        };
+        Doubt { looks: (0..LOOKS).map(look).collect(), most: 0.75 * (classes as f64).ln() }
+    }
+
     /// A step on crops that are drawn from `random`: the teacher sees them clean, the student with noise.
     fn step(&self, random: &mut ChaCha8Rng) -> Step {
-        let crops = self.crops(random);
+        let (crops, opinions): (Vec<Crop>, Vec<Option<Opinion>>) = self.crops(random).into_iter().unzip();
         let (settings, samples) = (self.settings, crops.len());
         let images = crops.iter().flat_map(|crop| crop.image.iter().copied()).collect();
         let mut batch = Batch { images, samples, patch: settings.patch() };
@@ -236,14 +364,15 @@ impl Client<'_> {
             batch: batch.clone(),
             dropout: None,
             confidence,
-            doubt: None,
+            doubt: settings.certain.then(|| self.doubt(&batch, random, self.classes)),
         });
+        let generalist = settings.guidance.as_ref().map_or(0.0, |how| how.weight);
         perturb(&mut batch.images, settings.noise, random);
         Step {
             batch,
-            targets: Targets { labels, ..Targets::default() },
+            targets: Targets { labels, opinions, ..Targets::default() },
             question,
-            terms: TermWeights { pseudo: 1.0, teacher: settings.consistency_weight, generalist: 0.0 },
+            terms: TermWeights { pseudo: 1.0, teacher: settings.consistency_weight, generalist },
             dropout: None,
             learning_rate: settings.learning_rate,
             average: None,

@@ -4,7 +4,10 @@
 
 pub mod endless;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use rayon::prelude::*;
 use semisam_shared::weights::Weights;
@@ -15,7 +18,8 @@ use super::{
     crops::{Crop, PreparedScan},
     generator,
     losses::{Losses, Targets, TermWeights},
-    patient::{LocalTraining, PreparedPatient, patient_deltas},
+    patient::{LocalTraining, Patients, PreparedPatient, patient_deltas},
+    prefetch::ahead,
     schedule::decay,
     step::Batch,
     subspace::{SubspaceError, principal_directions},
@@ -95,10 +99,11 @@ pub fn synthetic_deltas(
 ) -> Result<Vec<Vec<f32>>, TrainError> {
     let patients: Vec<PreparedPatient> = (first..first + count)
         .into_par_iter()
-        .map(|number| PreparedPatient { scans: vec![synthesise(number)] })
+        .map(|number| PreparedPatient { scans: vec![Arc::new(synthesise(number))], sources: vec![] })
         .collect();
-    let seeded: Vec<_> = patients.iter().zip(first..).collect();
-    patient_deltas(device, config, start, &seeded, settings, || {})
+    let seeds: Vec<u64> = (first..first + count).collect();
+    let patients = Patients { seeds: &seeds, fetch: &|position| Ok(patients[position].clone()) };
+    patient_deltas(device, config, start, patients, settings, |delta| delta)
 }
 
 /// Directions and clip norm for a plan: the `directions` strongest directions of synthetic `deltas`, and half the median
@@ -125,6 +130,9 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
+
+/// Steps that lie ready.
+const AHEAD: usize = 2;
 
 /// A step on labelled crops alone.
 fn labelled_step(crops: Vec<Crop>, patch: [usize; 3], learning_rate: f64) -> Step {
@@ -160,22 +168,31 @@ impl Work for Warmup<'_> {
         let Self { config, settings, start, scans, cancel, each } = self;
         let optimiser = Optimiser { momentum: 0.9, weight_decay: 1e-4 };
         let mut trainer = Trainer::<B>::new(None, config, Parameters::at(&start), optimiser, device)?;
-        for step in 0..settings.steps {
-            if cancel.load(Ordering::Relaxed) {
-                break;
+        let steps = (0..settings.steps).map(|number| step(settings, &scans, number));
+        ahead(AHEAD, steps, |steps| {
+            let mut done = 0;
+            while !cancel.load(Ordering::Relaxed)
+                && let Some(step) = steps.next()
+            {
+                trainer.step(step)?;
+                done += 1;
+                each(done, &|| trainer.losses());
             }
-            let crop = |crop: u64| {
-                let mut random = generator(settings.seed, "pretraining", &[step, crop]);
-                let scan = &scans[((step * settings.batch + crop) % settings.scans) as usize];
-                scan.crop(settings.patch, settings.augment, &mut random)
-            };
-            let crops = (0..settings.batch).map(crop).collect();
-            let rate = settings.learning_rate * decay(step, settings.steps);
-            trainer.step(labelled_step(crops, settings.patch, rate))?;
-            each(step + 1, &|| trainer.losses());
-        }
+            Ok::<_, TrainError>(())
+        })?;
         Ok(start.with_flat(&trainer.student()).expect("the student has the start's architecture"))
     }
+}
+
+/// The step of a number, counted from 0: the scans in turn.
+fn step(settings: &Pretraining, scans: &[PreparedScan], number: u64) -> Step {
+    let crop = |crop: u64| {
+        let mut random = generator(settings.seed, "pretraining", &[number, crop]);
+        let scan = &scans[((number * settings.batch + crop) % settings.scans) as usize];
+        scan.crop(settings.patch, settings.augment, &mut random)
+    };
+    let crops = (0..settings.batch).map(crop).collect();
+    labelled_step(crops, settings.patch, settings.learning_rate * decay(number, settings.steps))
 }
 
 #[cfg(test)]

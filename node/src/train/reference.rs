@@ -148,7 +148,7 @@ impl Work for Forward<'_> {
         let shape: [usize; 5] =
             input.shape.as_slice().try_into().map_err(|_| ReferenceError::Missing("input".to_owned()))?;
         let voxels: usize = shape[2..].iter().product();
-        let network = VNet::<B>::tracked(self.config, self.student, device)?;
+        let network = VNet::<B>::tracked(&VNet::new(self.config, self.student, device)?);
         let images = Tensor::from_data(TensorData::new(input.values.clone(), shape), device);
         let logits = network.forward(images, None)?;
         let output_shape = logits.dims();
@@ -157,7 +157,8 @@ impl Work for Forward<'_> {
         let (terms, gradient) =
             losses(Logits { values: &values, classes: self.config.classes, voxels }, &targets, weights);
         let gradient = Tensor::<B, 5>::from_data(TensorData::new(gradient, output_shape), device);
-        let gradients = network.gradients(&(logits * gradient).sum().backward());
+        let gradients = network.gradient((logits * gradient).sum().backward());
+        let gradients = self.student.with_flat(&gradients).expect("a gradient has its network's shape");
         Ok(collect(values, output_shape, terms, &gradients))
     }
 }

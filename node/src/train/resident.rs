@@ -95,7 +95,7 @@ impl<B: TrainBackend> Resident<B> {
                 targets.doubt(looks.into_iter().map(look).collect::<Result<_, _>>()?, most);
             }
         }
-        let network = VNet::<B>::tracked_flat(self.config, &self.shapes, &self.student);
+        let network = VNet::<B>::tracked(&VNet::from_flat(self.config, &self.shapes, &self.student));
         let logits = network.forward(images, dropout.as_ref())?;
         let (found, slope) = losses::losses(losses::by_voxel(logits.clone().inner()), &targets, step.terms);
         // the derivative of this sum with respect to the logits is exactly the slope
@@ -139,6 +139,10 @@ impl<B: TrainBackend> Resident<B> {
 
     pub(super) fn student(&self) -> Vec<f32> {
         to_host(self.student.to_data())
+    }
+
+    pub(super) fn teacher(&self) -> Vec<f32> {
+        to_host(self.teacher.to_data())
     }
 
     pub(super) fn parameters(&self) -> Parameters {

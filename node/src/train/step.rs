@@ -6,7 +6,6 @@
 use std::ops::Range;
 
 use burn::tensor::{Tensor, TensorData, backend::Backend};
-use semisam_shared::weights::Weights;
 
 use super::{
     TrainError, generator,
@@ -83,21 +82,21 @@ pub fn probabilities<B: TrainBackend>(
     Ok(parts?.concat())
 }
 
-/// The losses of `weights` on a batch, and their gradient in the flat order of the weights; with a seed, dropout draws
+/// The losses of `network` on a batch, and their gradient in the flat order of the weights; with a seed, dropout draws
 /// from it.
 ///
 /// # Errors
-/// If weights, batch and architecture do not fit.
+/// If batch and architecture do not fit.
 pub fn gradient<B: TrainBackend>(
-    config: VNetConfig,
-    weights: &Weights,
+    network: &VNet<B::InnerBackend>,
     batch: &Batch,
     (targets, terms): (&Targets, TermWeights),
     dropout: Option<u64>,
     device: &B::Device,
 ) -> Result<(Losses, Vec<f32>), TrainError> {
+    let config = network.config();
     let forward = |_, part: Range<usize>| {
-        let network = VNet::<B>::tracked(config, weights, device)?;
+        let network = VNet::<B>::tracked(network);
         let masks = dropout.map(|seed| dropout_masks(&config, seed, part.clone(), device));
         let logits = network.forward(batch.to_device(part, device), masks.as_ref())?;
         let values = to_host(logits.clone().into_data());
@@ -113,7 +112,7 @@ pub fn gradient<B: TrainBackend>(
         let slope = TensorData::new(gradient[part * size..(part + 1) * size].to_vec(), logits.dims());
         // the derivative of this sum with respect to the logits is exactly the slope
         let sum = (logits * Tensor::from_data(slope, device)).sum();
-        network.gradients(&sum.backward()).to_flat()
+        network.gradient(sum.backward())
     };
     Ok((losses, add(parallel::map(parts, backward))))
 }

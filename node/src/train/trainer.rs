@@ -141,6 +141,14 @@ impl<B: TrainBackend> Trainer<B> {
         }
     }
 
+    /// The teacher's weights. A resident run is waited for.
+    pub fn teacher(&self) -> Vec<f32> {
+        match self {
+            Self::Host(run) => run.teacher().to_vec(),
+            Self::Resident(run) => run.teacher(),
+        }
+    }
+
     /// All that the run knows. A resident run is waited for.
     pub fn parameters(&self) -> Parameters {
         match self {

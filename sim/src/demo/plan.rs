@@ -225,6 +225,7 @@ impl Recipe {
             pseudo_label_threshold: self.pseudo_label_threshold,
             noise: self.noise,
             augment: self.augment,
+            ..LocalTraining::default()
         }
     }
 

@@ -39,6 +39,7 @@ pub(crate) fn example_plan(coordinates: u64) -> Plan {
             pseudo_label_threshold: decimal(0.9),
             noise: decimal(0.0),
             augment: false,
+            guidance: None,
         },
         privacy: Privacy {
             unit: Unit::Patient,

@@ -111,8 +111,10 @@ impl<'a> Ring<'a> {
     /// For `together` planes of results at once.
     pub(super) fn new(planes: &'a Planes, source: &'a Source<'a>, sample: usize, together: usize) -> Self {
         let slots = planes.stride * (together - 1) + planes.reach;
-        let buffer = Scratch::take(slots * planes.channels * planes.size);
-        Self { planes, source, sample, slots, next: 0, buffer, row: Scratch::take(planes.sides[2] + VECTOR) }
+        let mut buffer = Scratch::take(slots * planes.channels * planes.size);
+        // what lies around an image is the same for all planes, and never written again
+        buffer.fill(0.0);
+        Self { planes, source, sample, slots, next: 0, buffer, row: Scratch::take(planes.sides[2]) }
     }
 
     /// Makes ready what the results of planes `first` to before `end` read.
@@ -148,7 +150,6 @@ impl<'a> Ring<'a> {
         let Planes { channels, sides: [_, height, width], stride, lead: [_, above, left], rows, pitch, size, .. } =
             *self.planes;
         let start = z % self.slots * channels * size;
-        self.buffer[start..start + channels * size].fill(0.0);
         for (channel, plane) in self.buffer[start..start + channels * size].chunks_exact_mut(size).enumerate() {
             for y in 0..height.min((rows * stride).saturating_sub(above)) {
                 let from = [self.sample, channel, z, y];
@@ -162,13 +163,31 @@ impl<'a> Ring<'a> {
                 unsafe { self.source.write_row::<V>(from, self.row.as_mut_ptr()) };
                 for phase in 0..stride {
                     let first = ((y + above) % stride * stride + phase) * rows * pitch + (y + above) / stride * pitch;
-                    for (at, value) in plane[first..first + pitch].iter_mut().enumerate() {
-                        if let Some(x) = (at * stride + phase).checked_sub(left).filter(|x| *x < width) {
-                            *value = self.row[x];
-                        }
+                    // the first column of the phase that is not before the image
+                    let skipped = left.saturating_sub(phase).div_ceil(stride);
+                    let from = skipped * stride + phase - left;
+                    let to = &mut plane[first + skipped..first + pitch];
+                    if from < width {
+                        every(&self.row[from..width], stride, to);
                     }
                 }
             }
         }
+    }
+}
+
+/// Copies the first of each `stride` numbers, as far as both go.
+#[inline(always)]
+fn every(from: &[f32], stride: usize, to: &mut [f32]) {
+    if stride == 2 {
+        let whole = from.chunks_exact(2);
+        let last = whole.remainder().first().copied();
+        let count = whole.len();
+        to.iter_mut().zip(whole).for_each(|(to, pair)| *to = pair[0]);
+        if let (Some(to), Some(last)) = (to.get_mut(count), last) {
+            *to = last;
+        }
+    } else {
+        to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = *from);
     }
 }

@@ -26,7 +26,8 @@ fn cases() -> impl Strategy<Value = Case> {
     let kinds = prop_oneof![same, Just(Conv::same([3; 3])), Just(Conv::halving()), strided];
     let shape = (1_usize..3, 1_usize..7, prop::array::uniform3(3_usize..12));
     let wide = (Just(1), 1_usize..3, (3_usize..5, 3_usize..5, 30_usize..70).prop_map(|(a, b, c)| [a, b, c]));
-    let shape = prop_oneof![3 => shape, 1 => wide];
+    let many = (1_usize..3, 7_usize..20, prop::array::uniform3(3_usize..6));
+    let shape = prop_oneof![3 => shape, 1 => wide, 1 => many];
     (kinds, shape, 1_usize..20, any::<u64>(), any::<bool>()).prop_map(
         |(conv, (n, c, [d, h, w]), outputs, seed, sum)| Case { conv, shape: [n, c, d, h, w], outputs, seed, sum },
     )
@@ -94,72 +95,94 @@ fn fits(case: &Case) -> bool {
     (0..3).all(|axis| case.shape[2 + axis] + 2 * case.conv.padding[axis] >= case.conv.kernel[axis])
 }
 
+/// Value and all gradients are those of the definition in f64, on every path.
+fn by_definition(case: &Case) -> Result<(), TestCaseError> {
+    let image = Image::of(case);
+    let (terms, x) = (image.terms(case.sum), image.values(case.sum));
+    let source = Source::new(case.shape, &terms);
+    let [batch, inputs, d, h, w] = case.shape;
+    let weight = draw(case.seed.wrapping_add(4), case.outputs * inputs * case.conv.taps());
+    let bias = draw(case.seed.wrapping_add(5), case.outputs);
+    let [od, oh, ow] = case.conv.sides([d, h, w]);
+    let result = [batch, case.outputs, od, oh, ow];
+    let gradient = draw(case.seed.wrapping_add(6), result.iter().product());
+    let of_output = |at: usize| at / (od * oh * ow) % case.outputs;
+    let mut y: Vec<f64> = (0..gradient.len()).map(|at| f64::from(bias[of_output(at)])).collect();
+    let (mut dx, mut dw, mut db) = (vec![0.0; x.len()], vec![0.0; weight.len()], vec![0.0; case.outputs]);
+    products(case, |from, tap, to| {
+        y[to] += x[from] * f64::from(weight[tap]);
+        dx[from] += f64::from(gradient[to]) * f64::from(weight[tap]);
+        dw[tap] += f64::from(gradient[to]) * x[from];
+    });
+    gradient.iter().enumerate().for_each(|(at, g)| db[of_output(at)] += f64::from(*g));
+    let slope = [Term { values: &gradient, affine: None }];
+    let slope = Source::new(result, &slope);
+    for path in Path::ALL.into_iter().filter(|path| path.available()) {
+        let found = case.conv.forward_on(path, &source, &weight, &bias);
+        prop_assert!(close(&found.values, &y, 1e-5), "value on {path}");
+        prop_assert_eq!(found.moments.len(), batch * case.outputs * od);
+        for (plane, moments) in y.chunks(oh * ow).zip(&found.moments) {
+            let mean = plane.iter().sum::<f64>() / plane.len() as f64;
+            let squares: f64 = plane.iter().map(|y| (y - mean).powi(2)).sum();
+            let largest = plane.iter().fold(1.0_f64, |largest, y| largest.max(y.abs()));
+            prop_assert!((mean - moments.mean).abs() < 1e-5 * largest);
+            prop_assert!((squares - moments.squares).abs() < 1e-4 * (largest * largest + squares));
+        }
+        let zeros = vec![0.0; inputs];
+        let found = case.conv.input_gradient_on(path, &slope, &weight, &zeros, [d, h, w]);
+        prop_assert!(close(&found, &dx, 1e-5), "input gradient on {path}");
+        let (weights, biases) = case.conv.weight_gradient_on(path, &source, &slope);
+        prop_assert!(close(&weights, &dw, 1e-5), "weight gradient on {path}");
+        prop_assert!(close(&biases, &db, 1e-5), "bias gradient on {path}");
+    }
+    Ok(())
+}
+
+/// The bits do not depend on the number of threads.
+fn same_bits(case: &Case) -> Result<(), TestCaseError> {
+    let image = Image::of(case);
+    let terms = image.terms(case.sum);
+    let source = Source::new(case.shape, &terms);
+    let [batch, inputs, d, h, w] = case.shape;
+    let weight = draw(case.seed, case.outputs * inputs * case.conv.taps());
+    let (bias, zeros) = (draw(case.seed, case.outputs), vec![0.5; inputs]);
+    let [od, oh, ow] = case.conv.sides([d, h, w]);
+    let result = [batch, case.outputs, od, oh, ow];
+    let gradient = draw(case.seed, result.iter().product());
+    let slope = [Term { values: &gradient, affine: None }];
+    let slope = Source::new(result, &slope);
+    let all = || {
+        let value = case.conv.forward(&source, &weight, &bias);
+        let dx = case.conv.input_gradient(&slope, &weight, &zeros, [d, h, w]);
+        (value, dx, case.conv.weight_gradient(&source, &slope))
+    };
+    let with = |threads| on_threads(threads, all);
+    let one = with(1);
+    prop_assert!(one == with(2) && one == with(3));
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
-    /// Value and all gradients are those of the definition in f64, on every path.
     #[test]
     fn values_and_gradients_are_by_definition(case in cases().prop_filter("the kernel fits", fits)) {
-        let image = Image::of(&case);
-        let (terms, x) = (image.terms(case.sum), image.values(case.sum));
-        let source = Source::new(case.shape, &terms);
-        let [batch, inputs, d, h, w] = case.shape;
-        let weight = draw(case.seed.wrapping_add(4), case.outputs * inputs * case.conv.taps());
-        let bias = draw(case.seed.wrapping_add(5), case.outputs);
-        let [od, oh, ow] = case.conv.sides([d, h, w]);
-        let result = [batch, case.outputs, od, oh, ow];
-        let gradient = draw(case.seed.wrapping_add(6), result.iter().product());
-        let of_output = |at: usize| at / (od * oh * ow) % case.outputs;
-        let mut y: Vec<f64> = (0..gradient.len()).map(|at| f64::from(bias[of_output(at)])).collect();
-        let (mut dx, mut dw, mut db) = (vec![0.0; x.len()], vec![0.0; weight.len()], vec![0.0; case.outputs]);
-        products(&case, |from, tap, to| {
-            y[to] += x[from] * f64::from(weight[tap]);
-            dx[from] += f64::from(gradient[to]) * f64::from(weight[tap]);
-            dw[tap] += f64::from(gradient[to]) * x[from];
-        });
-        gradient.iter().enumerate().for_each(|(at, g)| db[of_output(at)] += f64::from(*g));
-        let slope = [Term { values: &gradient, affine: None }];
-        let slope = Source::new(result, &slope);
-        for path in Path::ALL.into_iter().filter(|path| path.available()) {
-            let found = case.conv.forward_on(path, &source, &weight, &bias);
-            prop_assert!(close(&found.values, &y, 1e-5), "value on {path}");
-            prop_assert_eq!(found.moments.len(), batch * case.outputs * od);
-            for (plane, moments) in y.chunks(oh * ow).zip(&found.moments) {
-                let mean = plane.iter().sum::<f64>() / plane.len() as f64;
-                let squares: f64 = plane.iter().map(|y| (y - mean).powi(2)).sum();
-                prop_assert!((mean - moments.mean).abs() < 1e-4 && (squares - moments.squares).abs() < 1e-3 * (1.0 + squares));
-            }
-            let zeros = vec![0.0; inputs];
-            let found = case.conv.input_gradient_on(path, &slope, &weight, &zeros, [d, h, w]);
-            prop_assert!(close(&found, &dx, 1e-5), "input gradient on {path}");
-            let (weights, biases) = case.conv.weight_gradient_on(path, &source, &slope);
-            prop_assert!(close(&weights, &dw, 1e-5), "weight gradient on {path}");
-            prop_assert!(close(&biases, &db, 1e-5), "bias gradient on {path}");
-        }
+        by_definition(&case)?;
     }
 
-    /// The bits do not depend on the number of threads.
     #[test]
     fn any_number_of_threads_gives_the_same_bits(case in cases().prop_filter("the kernel fits", fits)) {
-        let image = Image::of(&case);
-        let terms = image.terms(case.sum);
-        let source = Source::new(case.shape, &terms);
-        let [batch, inputs, d, h, w] = case.shape;
-        let weight = draw(case.seed, case.outputs * inputs * case.conv.taps());
-        let (bias, zeros) = (draw(case.seed, case.outputs), vec![0.5; inputs]);
-        let [od, oh, ow] = case.conv.sides([d, h, w]);
-        let result = [batch, case.outputs, od, oh, ow];
-        let gradient = draw(case.seed, result.iter().product());
-        let slope = [Term { values: &gradient, affine: None }];
-        let slope = Source::new(result, &slope);
-        let all = || {
-            let value = case.conv.forward(&source, &weight, &bias);
-            let dx = case.conv.input_gradient(&slope, &weight, &zeros, [d, h, w]);
-            (value, dx, case.conv.weight_gradient(&source, &slope))
-        };
-        let with = |threads| on_threads(threads, all);
-        let one = with(1);
-        prop_assert!(one == with(2) && one == with(3));
+        same_bits(&case)?;
+    }
+}
+
+/// Where there are many weights, they are packed a few at a time, and tasks divide the outputs.
+#[test]
+fn many_weights_on_few_voxels() {
+    for (conv, inputs, outputs) in [(Conv::same([3; 3]), 66, 50), (Conv::halving(), 96, 101)] {
+        let case = Case { conv, shape: [2, inputs, 4, 4, 4], outputs, seed: 7, sum: true };
+        by_definition(&case).expect("by definition");
+        same_bits(&case).expect("the same bits");
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) struct Lanes(__m256);
 
 impl Vector for Lanes {
     const LANES: usize = 8;
-    const ROWS: usize = 4;
+    const ROWS: usize = 6;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -92,6 +92,36 @@ impl Vector for Lanes {
         unsafe {
             let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(self.0), _mm256_set1_epi32(127));
             Self(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn transpose_eight(from: *const f32, from_step: usize, to: *mut f32, to_step: usize) {
+        // SAFETY: the caller's word
+        unsafe { transpose_eight(from, from_step, to, to_step) }
+    }
+}
+
+/// See [`Vector::transpose_eight`]: pairs of rows are woven by ones, by twos and by fours.
+///
+/// # Safety
+/// The processor has AVX, and the rows may be read and written.
+#[inline(always)]
+pub(super) unsafe fn transpose_eight(from: *const f32, from_step: usize, to: *mut f32, to_step: usize) {
+    // SAFETY: the caller's word
+    unsafe {
+        let row: [__m256; 8] = std::array::from_fn(|r| _mm256_loadu_ps(from.add(r * from_step)));
+        let ones: [__m256; 8] = std::array::from_fn(|i| {
+            let (a, b) = (row[i / 2 * 2], row[i / 2 * 2 + 1]);
+            if i % 2 == 0 { _mm256_unpacklo_ps(a, b) } else { _mm256_unpackhi_ps(a, b) }
+        });
+        let twos: [__m256; 8] = std::array::from_fn(|i| {
+            let (a, b) = (ones[i / 4 * 4 + i % 4 / 2], ones[i / 4 * 4 + i % 4 / 2 + 2]);
+            if i % 2 == 0 { _mm256_shuffle_ps::<0x44>(a, b) } else { _mm256_shuffle_ps::<0xee>(a, b) }
+        });
+        for column in 0..4 {
+            let (a, b) = (twos[column], twos[column + 4]);
+            _mm256_storeu_ps(to.add(column * to_step), _mm256_permute2f128_ps::<0x20>(a, b));
+            _mm256_storeu_ps(to.add((column + 4) * to_step), _mm256_permute2f128_ps::<0x31>(a, b));
         }
     }
 }

@@ -90,4 +90,9 @@ impl Vector for Lanes {
         // SAFETY: the caller has the instructions
         unsafe { Self(_mm512_scalef_ps(_mm512_set1_ps(1.0), self.0)) }
     }
+    #[inline(always)]
+    unsafe fn transpose_eight(from: *const f32, from_step: usize, to: *mut f32, to_step: usize) {
+        // SAFETY: AVX-512 includes AVX; the caller's word for the rows
+        unsafe { super::avx2::transpose_eight(from, from_step, to, to_step) }
+    }
 }

@@ -93,7 +93,7 @@ impl Work for Asking<'_> {
         })?;
         let example = Example { image, shape: *patch, others: vec![false; object.len()], object };
         let learn = Times::measure(warm_up, repeats, || {
-            drop(Answered::<B>::new(config, &weights, &example, &mut random, device)?.gradient());
+            drop(Answered::<B>::new(&network, &example, &mut random, device)?.gradient());
             Ok::<(), InteractiveError>(())
         })?;
         Ok((memory.peaked(), BTreeMap::from([("embed", embed), ("decode", decode), ("example", learn)])))

@@ -1,10 +1,12 @@
-//! `semisam-node bench step`: optimiser steps of a student on random images, by the functions that training calls.
+//! `semisam-node bench step`: optimiser steps of a student on random images, by the trainer that all training uses.
 
 use std::{collections::BTreeMap, num::NonZeroUsize};
 
-use clap::Args;
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use rand::Rng;
-use semisam_shared::weights::Weights;
 
 use super::{
     super::viewing::parse_patch,
@@ -21,9 +23,8 @@ use crate::{
         local::{LocalRun, Method},
         losses::{Targets, TermWeights},
         normal,
-        optimiser::Sgd,
-        step::{Batch, gradient, probabilities},
-        teacher::follow,
+        step::{Batch, probabilities},
+        trainer::{Optimiser, Parameters, Question, Step, Trainer},
     },
 };
 
@@ -46,11 +47,17 @@ pub struct StepArgs {
     #[arg(long, default_value = "5", value_name = "S")]
     pub steps: NonZeroUsize,
     /// With `mean-teacher`, labels for the first half of the batch and a teacher for all of it; else labels for all.
-    #[arg(long, value_enum, default_value = "supervised")]
+    #[arg(long, default_value = "supervised", value_parser = of_one_step())]
     pub method: Method,
     /// Threads, warm-up, device.
     #[command(flatten)]
     pub setting: Setting,
+}
+
+/// The other methods do things between steps, which `bench train` measures.
+fn of_one_step() -> impl TypedValueParser<Value = Method> {
+    PossibleValuesParser::new(["supervised", "mean-teacher"])
+        .map(|name| if name == "supervised" { Method::Supervised } else { Method::MeanTeacher })
 }
 
 /// Measures.
@@ -62,16 +69,16 @@ pub fn run(args: &StepArgs) -> Result<Report, BenchError> {
     let config = VNetConfig::binary(args.base_filters);
     config.check()?;
     let recipe = LocalRun::new(config, args.method, args.patch, args.steps.get() as u64, SEED);
-    let student = Student::new(recipe, args.batch.get());
-    let parameters = student.flat.len();
-    let (repeats, warm_up) = (args.steps.get(), args.setting.warm_up);
-    let (memory, times, loss) = device.run(Steps { student, repeats, warm_up })?;
+    let parameters = layout::blank(&config).count();
+    let (samples, repeats, warm_up) = (args.batch.get(), args.steps.get(), args.setting.warm_up);
+    let (memory, times, loss) = device.run(Steps { recipe, samples, repeats, warm_up })?;
     let report = Report::new("step", device, memory, times);
-    Ok(report.with("parameters", parameters).with("batch", args.batch.get()).with("loss", loss))
+    Ok(report.with("parameters", parameters).with("batch", samples).with("loss", loss))
 }
 
 struct Steps {
-    student: Student,
+    recipe: LocalRun,
+    samples: usize,
     repeats: usize,
     warm_up: usize,
 }
@@ -80,78 +87,56 @@ impl Work for Steps {
     type Output = Result<(Memory, BTreeMap<&'static str, Times>, f64), BenchError>;
 
     fn run<B: TrainBackend>(self, device: &B::Device) -> Self::Output {
-        let Self { mut student, repeats, warm_up } = self;
-        let memory = Memory::before();
-        let mut loss = 0.0;
+        let Self { recipe, samples, repeats, warm_up } = self;
+        let optimiser = Optimiser { momentum: recipe.momentum, weight_decay: recipe.weight_decay };
+        let parameters = Parameters::at(&layout::initial(&recipe.config, SEED));
+        let mut trainer = Trainer::<B>::new(None, recipe.config, parameters, optimiser, device)?;
+        let (batch, targets) = first(&recipe, samples);
+        let (memory, mut number) = (Memory::before(), 0);
         let steps = Times::measure(warm_up, repeats, || {
-            loss = student.step::<B>(device)?;
+            trainer.step(step(&recipe, number, &batch, &targets))?;
+            number += 1;
+            trainer.losses();
             Ok::<(), TrainError>(())
         })?;
-        let memory = memory.peaked();
-        let network = VNet::<B::InnerBackend>::new(student.recipe.config, &student.weights, device)?;
-        let forward = Times::measure(warm_up, repeats, || {
-            probabilities::<B>(&network, &student.batch, None, device).map(|_| ())
-        })?;
+        let (memory, loss) = (memory.peaked(), trainer.losses().total);
+        let shapes = layout::shapes(&recipe.config);
+        let network = VNet::<B::InnerBackend>::of_values(recipe.config, &shapes, &trainer.student(), device);
+        drop(trainer);
+        let forward =
+            Times::measure(warm_up, repeats, || probabilities::<B>(&network, &batch, None, device).map(|_| ()))?;
         Ok((memory, BTreeMap::from([("step", steps), ("forward", forward)]), loss))
     }
 }
 
-/// A student in training, on one batch.
-struct Student {
-    recipe: LocalRun,
-    batch: Batch,
-    targets: Targets,
-    weights: Weights,
-    flat: Vec<f32>,
-    teacher: Vec<f32>,
-    sgd: Sgd,
-    done: u64,
+/// Random images and labels: for all, or for the first half where there is a teacher.
+fn first(recipe: &LocalRun, samples: usize) -> (Batch, Targets) {
+    let voxels: usize = recipe.patch.iter().product();
+    let mut random = generator(SEED, "bench", &[]);
+    let images = (0..samples * voxels).map(|_| normal(&mut random)).collect();
+    let labelled = if recipe.method == Method::MeanTeacher { samples.div_ceil(2) } else { samples };
+    let labels = (0..samples)
+        .map(|sample| (sample < labelled).then(|| (0..voxels).map(|_| random.random_range(0..2)).collect()))
+        .collect();
+    (Batch { images, samples, patch: recipe.patch }, Targets { labels, ..Targets::default() })
 }
 
-impl Student {
-    fn new(recipe: LocalRun, samples: usize) -> Self {
-        let voxels: usize = recipe.patch.iter().product();
-        let mut random = generator(SEED, "bench", &[]);
-        let images = (0..samples * voxels).map(|_| normal(&mut random)).collect();
-        let labelled = if recipe.method == Method::MeanTeacher { samples.div_ceil(2) } else { samples };
-        let labels = (0..samples)
-            .map(|sample| (sample < labelled).then(|| (0..voxels).map(|_| random.random_range(0..2)).collect()))
-            .collect();
-        let weights = layout::initial(&recipe.config, SEED);
-        let flat = weights.to_flat();
-        Self {
-            batch: Batch { images, samples, patch: recipe.patch },
-            targets: Targets { labels, ..Targets::default() },
-            teacher: flat.clone(),
-            sgd: Sgd::new(flat.len(), recipe.momentum, recipe.weight_decay),
-            weights,
-            flat,
-            recipe,
-            done: 0,
-        }
-    }
-
-    /// One step as training does it; gives the loss.
-    fn step<B: TrainBackend>(&mut self, device: &B::Device) -> Result<f64, TrainError> {
-        let LocalRun { config, noise, consistency_weight, learning_rate, .. } = self.recipe;
-        let mut terms = TermWeights::default();
-        let guided = self.recipe.method == Method::MeanTeacher;
-        if guided {
-            let teacher = self.weights.with_flat(&self.teacher).expect("the teacher has the student's architecture");
-            let network = VNet::<B::InnerBackend>::new(config, &teacher, device)?;
-            let mut noisy = self.batch.clone();
-            perturb(&mut noisy.images, noise, &mut generator(SEED, "teacher noise", &[self.done]));
-            self.targets.teacher = Some(probabilities::<B>(&network, &noisy, None, device)?);
-            terms.teacher = consistency_weight;
-        }
-        let (losses, gradient) =
-            gradient::<B>(config, &self.weights, &self.batch, (&self.targets, terms), None, device)?;
-        self.sgd.step(&mut self.flat, &gradient, learning_rate);
-        if guided {
-            follow(&mut self.teacher, &self.flat, self.done);
-        }
-        self.weights = self.weights.with_flat(&self.flat).expect("the weights keep their architecture");
-        self.done += 1;
-        Ok(losses.total)
+/// A step as training makes it.
+fn step(recipe: &LocalRun, number: u64, batch: &Batch, targets: &Targets) -> Step {
+    let guided = recipe.method == Method::MeanTeacher;
+    let question = guided.then(|| {
+        let mut noisy = batch.clone();
+        perturb(&mut noisy.images, recipe.noise, &mut generator(SEED, "teacher noise", &[number]));
+        Question { batch: noisy, dropout: None, confidence: None, doubt: None }
+    });
+    let teacher = if guided { recipe.consistency_weight } else { 0.0 };
+    Step {
+        batch: batch.clone(),
+        targets: targets.clone(),
+        question,
+        terms: TermWeights { teacher, ..TermWeights::default() },
+        dropout: None,
+        learning_rate: recipe.learning_rate,
+        average: guided.then_some(number),
     }
 }

@@ -64,6 +64,13 @@ fn a_convolution_of_each_kind() {
 }
 
 #[test]
+fn a_generalist_of_one_block() {
+    let document = measure(&["sam", "--blocks", "1", "--steps", "2", "--warm-up", "0"]).expect("measured");
+    check(&document, "sam", &["decode", "encode"], 2);
+    assert_eq!((document["side"].as_u64(), document["blocks"].as_u64()), (Some(128), Some(1)));
+}
+
+#[test]
 fn iterations_on_a_folder_of_scans() {
     let folder = tempfile::tempdir().expect("a folder");
     let data = folder.path().join("scans");
@@ -81,6 +88,7 @@ fn iterations_on_a_folder_of_scans() {
     let document = measure(&line).expect("measured");
     check(&document, "train", &["iteration"], 3);
     assert!(document["iterations_per_second"].as_f64() > Some(0.0), "{document}");
+    assert!(document["waited"].as_f64().is_some_and(|share| (0.0..1.0).contains(&share)), "{document}");
     assert!(document["load_seconds"].as_f64() > Some(0.0) && document["scans"].as_u64() >= Some(3), "{document}");
 }
 

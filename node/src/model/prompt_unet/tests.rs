@@ -60,6 +60,10 @@ fn host<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
     to_host(tensor.into_data())
 }
 
+fn tracked(weights: &Weights) -> PromptUNet<Tracked> {
+    PromptUNet::tracked(&PromptUNet::new(CONFIG, weights, &Default::default()).expect("its weights"))
+}
+
 fn answer(weights: &Weights, image: Vec<f32>, maps: Vec<f32>) -> Vec<f32> {
     let network = PromptUNet::<Flex>::new(CONFIG, weights, &Default::default()).expect("its weights");
     let features = network.embed(tensor(image, 1)).expect("it fits");
@@ -137,9 +141,9 @@ impl<B: Backend> Composed<B> {
 
 #[test]
 fn maps_and_gradients_are_those_of_stock_operations() {
-    let (weights, device) = (drawn(1), Default::default());
+    let weights = drawn(1);
     let (image, maps) = (noise(2 * VOXELS, "image"), [maps(&prompts()), noise(3 * VOXELS, "maps")].concat());
-    let network = PromptUNet::<Tracked>::tracked(CONFIG, &weights, &device).expect("its weights");
+    let network = tracked(&weights);
     let features = network.embed(tensor(image.clone(), 1)).expect("it fits");
     let found = network.decode(&features, tensor(maps.clone(), 3)).expect("they fit");
     let composed = Composed::<Tracked>::new(&weights, Tensor::require_grad);
@@ -147,7 +151,7 @@ fn maps_and_gradients_are_those_of_stock_operations() {
     assert_close(&host(found.clone()), &host(expected.clone()), 2e-4, "maps");
     let slope = noise(2 * 2 * VOXELS, "slope");
     let sum = |maps: Tensor<Tracked, 5>| (maps * tensor(slope.clone(), 2)).sum();
-    let found = network.gradients(&sum(found).backward());
+    let found = weights.with_flat(&network.gradient(sum(found).backward())).expect("as many");
     let gradients = sum(expected).backward();
     for (name, found) in found.iter() {
         let expected = composed.1[name].grad(&gradients).map(host).unwrap_or_default();
@@ -161,12 +165,12 @@ fn maps_and_gradients_are_those_of_stock_operations() {
 /// Along the gradient itself the change is largest, so that rounding matters least.
 #[test]
 fn the_gradient_matches_a_finite_difference() {
-    let (weights, device) = (drawn(2), Default::default());
+    let weights = drawn(2);
     let (image, maps, slope) = (noise(VOXELS, "image"), maps(&prompts()), noise(2 * VOXELS, "slope"));
-    let network = PromptUNet::<Tracked>::tracked(CONFIG, &weights, &device).expect("its weights");
+    let network = tracked(&weights);
     let features = network.embed(tensor(image.clone(), 1)).expect("it fits");
     let found = network.decode(&features, tensor(maps.clone(), 3)).expect("they fit");
-    let gradient = network.gradients(&(found * tensor(slope.clone(), 2)).sum().backward()).to_flat();
+    let gradient = network.gradient((found * tensor(slope.clone(), 2)).sum().backward());
     let norm = gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
     let sum = |by: f64| {
         let flat = weights.to_flat();

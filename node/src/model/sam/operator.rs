@@ -1,13 +1,15 @@
 //! What a transformer is made of beyond linear layers, as operators of a backend: attention, and GELU.
 //!
 //! A backend that has nothing better inherits its stock operators. On the CPU those hold the logits of all heads at once
-//! and call a scalar exponential or error function per number, GELU on one thread. There [`super::pieces`] keeps
-//! logits in the cache, and [`super::rows`] does the rest in plain Rust that the compiler vectorises.
+//! and call a scalar exponential or error function per number, GELU on one thread. There `semisam_kernels::attention`
+//! never holds the logits, and [`super::rows`] does GELU in plain Rust that the compiler vectorises.
 
-use burn::tensor::{Tensor, TensorMetadata, TensorPrimitive, backend::Backend, ops::FloatTensor};
+use burn::tensor::{Tensor, TensorMetadata, TensorPrimitive, ops::FloatTensor};
+
+use crate::model::resize::ResizeBackend;
 
 /// A backend with the operators of a transformer's inference.
-pub trait TransformerBackend: Backend {
+pub trait TransformerBackend: ResizeBackend {
     /// `softmax(q k^T + s) v`, see [`super::attention::attend`].
     fn attend(
         queries: FloatTensor<Self>,

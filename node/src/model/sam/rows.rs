@@ -1,55 +1,15 @@
-//! Softmax and GELU on the CPU, in place, vectorised by the compiler and shared out among threads.
+//! GELU on the CPU, in place, vectorised by the compiler and shared out among threads.
 //!
-//! Each number is computed by itself and each row is added in a fixed order, so the bits do not depend on the number of
-//! threads.
+//! Each number is computed by itself, so the bits do not depend on the number of threads.
 
 use rayon::prelude::*;
-
-/// Numbers that a maximum or a sum is spread over.
-const LANES: usize = 16;
 
 /// Numbers that a thread takes at once.
 const SHARE: usize = 1 << 14;
 
-/// Replaces each row of `width` numbers by its softmax.
-pub fn softmax(values: &mut [f32], width: usize) {
-    let size = (SHARE / width.max(1)).max(1) * width.max(1);
-    values.par_chunks_mut(size).for_each(|rows| rows.chunks_exact_mut(width.max(1)).for_each(softmax_row));
-}
-
-/// Adds each row of `width` numbers of `shared` to equally many neighbouring rows, and replaces these by their softmax.
-pub fn softmax_with(values: &mut [f32], shared: &[f32], width: usize) {
-    let groups = (shared.len() / width.max(1)).max(1);
-    let size = (values.len() / groups).max(1);
-    values.par_chunks_mut(size).zip(shared.par_chunks(width.max(1))).for_each(|(rows, shared)| {
-        for row in rows.chunks_exact_mut(width) {
-            row.iter_mut().zip(shared).for_each(|(x, shared)| *x += shared);
-            softmax_row(row);
-        }
-    });
-}
-
 /// Replaces each number by its GELU: `x` times the Gaussian distribution function of `x`.
 pub fn gelu(values: &mut [f32]) {
     values.par_chunks_mut(SHARE).for_each(|share| share.iter_mut().for_each(|x| *x = gelu_of(*x)));
-}
-
-fn softmax_row(row: &mut [f32]) {
-    let most = fold(row, f32::NEG_INFINITY, |a, b| if a > b { a } else { b });
-    row.iter_mut().for_each(|x| *x = exp(*x - most));
-    let scale = 1.0 / fold(row, 0.0, |a, b| a + b);
-    row.iter_mut().for_each(|x| *x *= scale);
-}
-
-fn fold(row: &[f32], start: f32, add: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut lanes = [start; LANES];
-    let chunks = row.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        lanes.iter_mut().zip(chunk).for_each(|(lane, x)| *lane = add(*lane, *x));
-    }
-    lanes.iter_mut().zip(rest).for_each(|(lane, x)| *lane = add(*lane, *x));
-    lanes.into_iter().fold(start, add)
 }
 
 /// e^x by a power of two and a polynomial on [-ln 2 / 2, ln 2 / 2]; relative error below 2e-7, 0 below -87.
@@ -104,31 +64,5 @@ mod tests {
         for (found, expected) in values.iter().zip(expected) {
             assert!((f64::from(*found) - expected).abs() < 3e-7 * expected.abs().max(1.0), "{found} {expected}");
         }
-    }
-
-    #[test]
-    fn rows_of_any_width_add_up_to_one() {
-        for width in [1, 2, 15, 16, 17, 31, 100, 513] {
-            let mut values: Vec<f32> = (0..7 * width).map(|i| ((i * 37) % 101) as f32 / 3.0 - 20.0).collect();
-            let original = values.clone();
-            softmax(&mut values, width);
-            for (row, original) in values.chunks(width).zip(original.chunks(width)) {
-                let sum: f64 = original.iter().map(|x| f64::from(*x).exp()).sum();
-                for (found, x) in row.iter().zip(original) {
-                    assert!((f64::from(*found) - f64::from(*x).exp() / sum).abs() < 1e-6);
-                }
-            }
-        }
-        softmax(&mut [], 0);
-    }
-
-    #[test]
-    fn neighbouring_rows_share_what_is_added() {
-        let mut values: Vec<f32> = (0..6 * 5).map(|i| (i % 7) as f32).collect();
-        let shared: Vec<f32> = (0..2 * 5).map(|i| (i % 3) as f32).collect();
-        let mut expected: Vec<f32> = values.iter().enumerate().map(|(i, x)| x + shared[i / 15 * 5 + i % 5]).collect();
-        softmax(&mut expected, 5);
-        softmax_with(&mut values, &shared, 5);
-        assert_eq!(values, expected);
     }
 }

@@ -6,7 +6,6 @@
 use burn::tensor::{Tensor, TensorData};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
-use semisam_shared::weights::Weights;
 
 use super::{
     InteractiveError,
@@ -19,7 +18,7 @@ use crate::{
         conv::operator::ConvBackend,
         leaves::to_host,
         prompt_unet::{
-            Features, PromptUNet, PromptUNetConfig,
+            Features, PromptUNet,
             layout::{MAPS, PROMPT_MAPS},
             prompt::Prompts,
         },
@@ -51,27 +50,26 @@ pub struct Answered<B: TrainBackend> {
 }
 
 impl<B: TrainBackend> Answered<B> {
-    /// Answers prompts about an example with the network of `weights`. All that is drawn comes from `random`.
+    /// Answers prompts about an example with the network `plain`. All that is drawn comes from `random`.
     ///
     /// # Errors
-    /// If weights, example and architecture do not fit.
+    /// If example and network do not fit.
     pub fn new(
-        config: PromptUNetConfig,
-        weights: &Weights,
+        plain: &PromptUNet<B::InnerBackend>,
         example: &Example,
         random: &mut ChaCha8Rng,
         device: &B::Device,
     ) -> Result<Self, InteractiveError> {
-        let network = PromptUNet::<B>::tracked(config, weights, device)?;
+        let network = PromptUNet::<B>::tracked(plain);
         let features = network.embed(on_device(example.image.clone(), 1, example.shape, device))?;
         let voxels = example.object.len();
         let mut prompts = example.first_prompts(random);
         let (first, mut values) = answer(&network, &features, &prompts, device)?;
         let (first_losses, first_slope) = mask_losses(&values, &example.object, 0.5);
-        let (still, frozen) = (network.inner(), features.inner());
+        let frozen = features.inner();
         for _ in 0..random.random_range(0..=BETWEEN) {
             correct(example, &mut prompts, &values[..voxels], random);
-            values = answer(&still, &frozen, &prompts, device)?.1;
+            values = answer(plain, &frozen, &prompts, device)?.1;
         }
         correct(example, &mut prompts, &values[..voxels], random);
         let (last, values) = answer(&network, &features, &prompts, device)?;
@@ -83,7 +81,7 @@ impl<B: TrainBackend> Answered<B> {
 
     /// The gradient of the mean of both answers' losses, in the flat order of the weights.
     pub fn gradient(self) -> Vec<f32> {
-        self.network.gradients(&self.sum.backward()).to_flat()
+        self.network.gradient(self.sum.backward())
     }
 }
 

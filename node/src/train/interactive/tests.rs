@@ -1,3 +1,5 @@
+use semisam_shared::weights::Weights;
+
 use super::*;
 use crate::{data::volume::Volume, train::normal};
 

@@ -14,6 +14,8 @@ const SETTINGS: LocalTraining = LocalTraining {
     pseudo_label_threshold: 0.6,
     noise: 0.1,
     augment: true,
+    certain: false,
+    guidance: None,
 };
 
 fn scan(seed: u64, labelled: bool) -> PreparedScan {
@@ -31,19 +33,24 @@ fn scan(seed: u64, labelled: bool) -> PreparedScan {
     PreparedScan { image: Volume { shape, affine, values: image }, labels: labelled.then_some(labels) }
 }
 
+/// A patient whose scans generalists see as they are.
+fn shown(scans: Vec<Arc<PreparedScan>>) -> PreparedPatient {
+    let sources = scans.iter().map(|scan| Arc::new(Source::of_image(scan.image.clone()))).collect();
+    PreparedPatient { scans, sources }
+}
+
 fn cohort() -> Vec<PreparedPatient> {
-    let patient = |scans: &[(u64, bool)]| PreparedPatient {
-        scans: scans.iter().map(|(seed, labelled)| scan(*seed, *labelled)).collect(),
-    };
+    let patient =
+        |scans: &[(u64, bool)]| shown(scans.iter().map(|(seed, labelled)| Arc::new(scan(*seed, *labelled))).collect());
     vec![patient(&[(1, true)]), patient(&[(2, false)]), patient(&[(3, true), (4, false)])]
 }
 
 fn deltas(patients: &[PreparedPatient], settings: &LocalTraining) -> Vec<Vec<u32>> {
     let config = VNetConfig::binary(2);
     let start = layout::initial(&config, 5);
-    let seeded: Vec<_> = patients.iter().zip(10..).collect();
-    let deltas = patient_deltas(Device::Cpu, config, &start, &seeded, settings, || {}).expect("they fit");
-    deltas.into_iter().map(|delta| delta.into_iter().map(f32::to_bits).collect()).collect()
+    let patients = Patients { seeds: &[10, 11, 12][..patients.len()], fetch: &|at| Ok(patients[at].clone()) };
+    let bits = |delta: Vec<f32>| delta.into_iter().map(f32::to_bits).collect();
+    patient_deltas(Device::Cpu, config, &start, patients, settings, bits).expect("they fit")
 }
 
 /// spec/privacy.md, P1.
@@ -53,7 +60,7 @@ fn a_patient_never_changes_another_ones_delta() {
     assert!(before.iter().all(|delta| delta.iter().any(|bits| f32::from_bits(*bits) != 0.0)));
     for perturbed in 0..3 {
         let mut patients = cohort();
-        for value in &mut patients[perturbed].scans[0].image.values {
+        for value in &mut Arc::make_mut(&mut patients[perturbed].scans[0]).image.values {
             *value = -3.0 * *value + 1.0;
         }
         let after = deltas(&patients, &SETTINGS);
@@ -79,7 +86,7 @@ fn deltas_do_not_depend_on_threads_or_company() {
 fn labels_of_unlabelled_scans_do_not_exist() {
     let mut patients = cohort();
     let labelled = deltas(&patients, &SETTINGS);
-    patients[0].scans[0].labels = None;
+    Arc::make_mut(&mut patients[0].scans[0]).labels = None;
     assert_ne!(labelled[0], deltas(&patients, &SETTINGS)[0]);
     // with neither labels, pseudo-labels, agreement nor weight decay there is nothing to learn
     let silent = LocalTraining { consistency_weight: 0.0, pseudo_label_threshold: 1.0, weight_decay: 0.0, ..SETTINGS };
@@ -98,9 +105,10 @@ fn senseless_settings_are_named() {
 fn resident(patients: &[PreparedPatient], settings: &LocalTraining) -> Vec<Vec<f32>> {
     let config = VNetConfig::binary(2);
     let start = &layout::initial(&config, 5);
-    let patients: &Vec<_> = &patients.iter().zip(10..).collect();
-    let round = Round { config, start, patients, settings, done: &|| {}, placement: Some(Placement::Resident) };
-    round.run::<Autodiff<Flex>>(&Default::default()).expect("they fit")
+    let recipe =
+        &Recipe { config, start, settings, guides: None, finish: &|delta| delta, placement: Some(Placement::Resident) };
+    let patients = &mut patients.iter().cloned().zip(10..).map(Ok);
+    Round { recipe, patients }.run::<Autodiff<Flex>>(&Default::default()).expect("they fit")
 }
 
 /// A device that keeps the released model for a whole round gives each patient the host's delta, whoever comes before.
@@ -116,8 +124,76 @@ fn resident_deltas_are_the_hosts_and_depend_on_no_other_patient() {
     }
     for first in 1..3 {
         let mut patients = cohort();
-        patients[first - 1].scans[0].image.values.iter_mut().for_each(|value| *value = 1.0 - 3.0 * *value);
+        let before = Arc::make_mut(&mut patients[first - 1].scans[0]);
+        before.image.values.iter_mut().for_each(|value| *value = 1.0 - 3.0 * *value);
         let after = resident(&patients, &SETTINGS);
         assert!(after[first] == found[first] && after[first - 1] != found[first - 1], "{first}");
     }
+}
+
+/// Asks the fixture's random network, and takes whatever it draws.
+fn guided(method: fn() -> Guidance) -> LocalTraining {
+    let mut how = Guidance { agreement: 0.0, weight: 1.0, ..method() };
+    how.prompting.confidence = 0.5;
+    LocalTraining { guidance: Some(how), certain: true, ..SETTINGS }
+}
+
+/// A released model that sees something.
+fn released(config: VNetConfig) -> Weights {
+    let start = layout::initial(&config, 5);
+    let settings = LocalTraining { local_steps: 40, ..SETTINGS };
+    let delta = patient_delta(Device::Cpu, config, &start, &cohort()[0], &settings, 1).expect("they fit");
+    let values: Vec<f32> = start.to_flat().iter().zip(delta).map(|(start, delta)| start + delta).collect();
+    start.with_flat(&values).expect("its own architecture")
+}
+
+fn with_generalist(patients: &[PreparedPatient], settings: &LocalTraining, start: &Weights) -> Vec<Vec<u32>> {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/sam_med3d/sam_med3d_tiny.pth");
+    let generalists = [Generalist::open(file.as_ref(), Device::Cpu).expect("a fixture")];
+    let patients = Patients { seeds: &[10, 11, 12][..patients.len()], fetch: &|at| Ok(patients[at].clone()) };
+    let bits = |delta: Vec<f32>| delta.into_iter().map(f32::to_bits).collect();
+    let how = (settings, &generalists[..], &Store::default());
+    guided_deltas(Device::Cpu, VNetConfig::binary(2), start, patients, how, bits).expect("they fit")
+}
+
+/// spec/privacy.md, P1 and P7: with generalists at work a patient's delta is still a function of that patient and of the
+/// released model.
+#[test]
+fn with_generalists_a_patient_never_changes_another_ones_delta() {
+    let start = released(VNetConfig::binary(2));
+    for method in [Guidance::semisam, Guidance::semisam_plus] {
+        let settings = guided(method);
+        let before = with_generalist(&cohort(), &settings, &start);
+        let idle = LocalTraining { guidance: None, ..settings.clone() };
+        let without = with_generalist(&cohort(), &idle, &start);
+        // they are asked about scans without labels alone, and have something to say about them
+        assert!(before[0] == without[0] && before[1] != without[1] && before[2] != without[2]);
+        for perturbed in 0..3 {
+            let mut patients = cohort();
+            for scan in &mut patients[perturbed].scans {
+                Arc::make_mut(scan).image.values.iter_mut().for_each(|value| *value = 1.0 - 3.0 * *value);
+            }
+            patients[perturbed] = shown(patients[perturbed].scans.clone());
+            let after = with_generalist(&patients, &settings, &start);
+            for patient in 0..3 {
+                assert_eq!(
+                    before[patient] == after[patient],
+                    patient != perturbed,
+                    "{patient} when {perturbed} changes"
+                );
+            }
+        }
+        assert_eq!(
+            before[1],
+            with_generalist(&[cohort().swap_remove(0), cohort().swap_remove(1)], &settings, &start)[1]
+        );
+    }
+}
+
+#[test]
+fn generalists_that_are_missing_or_shown_nothing_are_named() {
+    let settings = guided(Guidance::semisam);
+    let start = layout::initial(&VNetConfig::binary(2), 5);
+    let error = patient_delta(Device::Cpu, VNetConfig::binary(2), &start, &cohort()[1], &settings, 1).err();
+    assert!(error.expect("nobody to ask").to_string().contains("generalist"));
 }

@@ -1,8 +1,8 @@
 //! Pre-training on an endless stream: every step sees volumes that were never seen before.
 //!
 //! A fixed pool of volumes is learnt by heart after some hundred steps; a stream cannot be. A run is a function of its
-//! settings and its source, so a saved [`Progress`] continues exactly where it stopped. The volumes of a step are made at
-//! once on as many threads as there are, and then the step runs.
+//! settings and its source, so a saved [`Progress`] continues exactly where it stopped. The volumes of the next
+//! steps are made while a step runs.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -14,15 +14,16 @@ use semisam_shared::weights::{Tensor, Weights, WeightsError};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::{Synthesise, labelled_step};
+use super::{AHEAD, Synthesise, labelled_step};
 use crate::{
     device::{Device, TrainBackend, Work},
     model::{VNetConfig, layout},
     train::{
         TrainError, generator,
         losses::Losses,
+        prefetch::ahead,
         schedule::decay,
-        trainer::{Optimiser, Parameters, Trainer},
+        trainer::{Optimiser, Parameters, Step, Trainer},
     },
 };
 
@@ -182,23 +183,33 @@ impl Work for Streaming<'_> {
         let (run, start) = (self.run, Instant::now());
         let optimiser = Optimiser { momentum: 0.9, weight_decay: 1e-4 };
         let mut trainer = Trainer::<B>::new(None, run.config, self.progress.parameters.clone(), optimiser, device)?;
-        while self.progress.step < run.steps && !self.cancel.load(Ordering::Relaxed) {
-            let step = self.progress.step;
-            let crops = (0..run.batch).into_par_iter().map(|crop| {
-                let scan = (self.synthesise)(step * run.batch + crop);
-                scan.check(run.config.classes)?;
-                Ok(scan.crop(run.patch, false, &mut generator(run.seed, "endless pretraining", &[step, crop])))
-            });
-            let crops = crops.collect::<Result<Vec<_>, TrainError>>()?;
-            trainer.step(labelled_step(crops, run.patch, run.learning_rate * decay(step, run.steps)))?;
-            self.progress.step += 1;
-            let step = self.progress.step;
-            let progress = || Progress { step, parameters: trainer.parameters(), run: self.progress.run };
-            let seconds = start.elapsed().as_secs_f64();
-            (self.each)(&Report { step, seconds, losses: &|| trainer.losses(), progress: &progress });
-        }
+        let first = self.progress.step;
+        ahead(AHEAD, (first..run.steps).map(|number| step(run, self.synthesise, number)), |steps| {
+            while !self.cancel.load(Ordering::Relaxed)
+                && let Some(step) = steps.next()
+            {
+                trainer.step(step?)?;
+                self.progress.step += 1;
+                let step = self.progress.step;
+                let progress = || Progress { step, parameters: trainer.parameters(), run: self.progress.run };
+                let seconds = start.elapsed().as_secs_f64();
+                (self.each)(&Report { step, seconds, losses: &|| trainer.losses(), progress: &progress });
+            }
+            Ok::<_, TrainError>(())
+        })?;
         Ok(Progress { parameters: trainer.parameters(), ..self.progress })
     }
+}
+
+/// The step of a number, counted from 0, on volumes that no other step sees.
+fn step(run: &Endless, synthesise: Synthesise<'_>, number: u64) -> Result<Step, TrainError> {
+    let crops = (0..run.batch).into_par_iter().map(|crop| {
+        let scan = synthesise(number * run.batch + crop);
+        scan.check(run.config.classes)?;
+        Ok(scan.crop(run.patch, false, &mut generator(run.seed, "endless pretraining", &[number, crop])))
+    });
+    let crops = crops.collect::<Result<Vec<_>, TrainError>>()?;
+    Ok(labelled_step(crops, run.patch, run.learning_rate * decay(number, run.steps)))
 }
 
 #[cfg(test)]

@@ -91,25 +91,28 @@ fn losses_and_gradients_are_those_of_the_host() {
     assert!(found <= 1e-4, "{found}");
 }
 
+/// Each step from the same place: over many, a ReLU that one rounding turns the other way would part the runs for good.
 #[test]
-fn ten_steps_stay_close_to_the_hosts() {
-    let (mut host, mut resident) = (run(Placement::Host, OPTIMISER), run(Placement::Resident, OPTIMISER));
+fn ten_steps_are_those_of_the_host() {
+    let mut host = run(Placement::Host, OPTIMISER);
     for number in 0..10 {
+        let (place, device) = (Some(Placement::Resident), Default::default());
+        let mut resident = Trainer::<Autodiff<Flex>>::new(place, config(), host.parameters(), OPTIMISER, &device)
+            .expect("the host's own parameters");
         host.step(step(number)).expect("it fits");
         resident.step(step(number)).expect("it fits");
-        assert_losses(resident.losses(), host.losses(), 1e-4);
+        assert_losses(resident.losses(), host.losses(), 1e-5);
+        let (found, expected) = (resident.parameters(), host.parameters());
+        for (found, expected) in [
+            (&found.student, &expected.student),
+            (&found.teacher, &expected.teacher),
+            (&found.velocity, &expected.velocity),
+        ] {
+            let found = deviation(found, expected);
+            assert!(found <= 1e-4, "step {number}: {found}");
+        }
+        assert!(resident.student() == found.student);
     }
-    let (found, expected) = (resident.parameters(), host.parameters());
-    let pairs = [
-        (&found.student, &expected.student),
-        (&found.teacher, &expected.teacher),
-        (&found.velocity, &expected.velocity),
-    ];
-    for (found, expected) in pairs {
-        let found = deviation(found, expected);
-        assert!(found <= 2e-3, "{found}");
-    }
-    assert!(resident.student() == found.student);
 }
 
 #[test]

@@ -139,7 +139,7 @@ fn padded_keys_count() {
 }
 
 #[test]
-fn pieces_give_what_stock_operators_give() {
+fn the_kernel_gives_what_stock_operators_give() {
     let device = Default::default();
     let draw = |shape: [usize; 3], step: usize| {
         let values: Vec<f32> =

@@ -1,0 +1,255 @@
+//! How generalists guide a student on a scan without labels: from the teacher's own map of the scan to a target for it.
+//!
+//! The teacher's map of one class prompts every generalist with every set of prompts ([`crate::generalist::prompter`]). What
+//! they draw is averaged with the map itself, never put in its place: a small study found that a generalist harms a good
+//! student and that the average helps everywhere (spec/semisam.md, section 13). Answers that disagree with everything that
+//! the teacher believes are left out, and a scan that no answer is left for goes without. Where the averaged opinions differ
+//! or doubt, the target counts less (section 6.3).
+//!
+//! A map is of a whole scan, so that the generalist sees what a crop does not show; steps cut their crops from it
+//! ([`Maps::opinion`]). It is a function of the teacher, the scan and a seed: of no other scan and no label (E1, E4).
+
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use super::{TrainError, crops::crop_beside, generator, losses::Opinion};
+use crate::{
+    data::{grid::Grid, volume::Volume},
+    generalist::{
+        Generalist, GeneralistError,
+        prompter::{
+            Answer, Kind, Prompting, ask,
+            belief::{Belief, entropy},
+        },
+        store::{Source, Store},
+        view::ViewError,
+    },
+};
+
+/// What a target counts, voxel by voxel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trust {
+    /// The same everywhere.
+    Full,
+    /// `exp(-U)`, U the entropy of the averaged map in nats.
+    Entropy,
+    /// `exp(-U)`, U the variance of the maps that were averaged.
+    Variance,
+}
+
+/// The settings of guidance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Guidance {
+    /// The sets of prompts that each generalist gets.
+    pub sets: Vec<Kind>,
+    /// How prompts are made.
+    pub prompting: Prompting,
+    /// Share of the generalists in the averaged map; the rest is the teacher's own.
+    pub share: f64,
+    /// Dice with the teacher's mask below which an answer is left out.
+    pub agreement: f64,
+    /// What a target counts.
+    pub trust: Trust,
+    /// A scan's map is made anew each time that it was drawn so many times.
+    pub every: u64,
+    /// Factor of the term in the first step; it ramps down.
+    pub weight: f64,
+}
+
+impl Guidance {
+    /// One set of prompts, the same trust everywhere: SemiSAM.
+    pub fn semisam() -> Self {
+        Self {
+            sets: vec![Kind::Both],
+            prompting: Prompting::default(),
+            share: 0.5,
+            agreement: 0.3,
+            trust: Trust::Full,
+            every: 8,
+            weight: 0.05,
+        }
+    }
+
+    /// Several sets of prompts, trusted as far as they agree: SemiSAM+.
+    pub fn semisam_plus() -> Self {
+        Self { sets: vec![Kind::Mask, Kind::Point, Kind::Both], trust: Trust::Entropy, ..Self::semisam() }
+    }
+
+    /// Refuses settings that make no sense.
+    ///
+    /// # Errors
+    /// Names the first one that is out of range.
+    pub fn check(&self) -> Result<(), TrainError> {
+        let share = "a number from 0 to 1";
+        let rules = [
+            ("generalist share", self.share, (0.0..=1.0).contains(&self.share), share),
+            ("agreement", self.agreement, (0.0..=1.0).contains(&self.agreement), share),
+            (
+                "prompt confidence",
+                f64::from(self.prompting.confidence),
+                (0.5..=1.0).contains(&self.prompting.confidence),
+                "from 0.5 to 1",
+            ),
+            ("refresh", self.every as f64, self.every > 0, "at least 1"),
+            ("generalist weight", self.weight, self.weight >= 0.0 && self.weight.is_finite(), "at least 0"),
+            ("prompts", self.sets.len() as f64, !self.sets.is_empty(), "at least one set"),
+        ];
+        match rules.into_iter().find(|(_, _, holds, _)| !holds) {
+            Some((name, value, _, must)) => Err(TrainError::Setting { name, value: value.to_string(), must }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Frozen networks, what they have seen already, and how they are asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Guides<'a> {
+    /// At least one.
+    pub generalists: &'a [Generalist],
+    /// Their embeddings.
+    pub store: &'a Store,
+    /// How they are asked.
+    pub how: &'a Guidance,
+}
+
+/// The target of a whole scan: for each class but the background its probability and what that counts, in 255ths.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Maps(Vec<Volume<[u8; 2]>>);
+
+/// Opinions about one class of a scan that are averaged.
+struct Average {
+    weight: f64,
+    /// Sums of w, w p and w p^2 over the generalists' answers at each voxel.
+    sums: Vec<[f64; 3]>,
+}
+
+impl<'a> Guides<'a> {
+    /// Those that a run needs; none where nothing is to be asked.
+    ///
+    /// # Errors
+    /// If a setting makes no sense, or there is nobody to ask.
+    pub fn needed(
+        how: Option<&'a Guidance>,
+        generalists: &'a [Generalist],
+        store: &'a Store,
+    ) -> Result<Option<Self>, TrainError> {
+        let Some(how) = how else { return Ok(None) };
+        how.check()?;
+        if generalists.is_empty() {
+            let must = "at least one for this method: give the checkpoint of one, such as SAM-Med3D's";
+            return Err(TrainError::Setting { name: "generalist", value: "none".to_owned(), must });
+        }
+        Ok(Some(Self { generalists, store, how }))
+    }
+
+    /// The target of a scan, given the teacher's `softmax` [classes, voxels] on the scan's grid at the student's spacing, and
+    /// where the generalists can see it; draws are named by `seed` and `number`. None if nobody has anything to say.
+    ///
+    /// # Errors
+    /// If the scan cannot be shown to a generalist.
+    pub fn maps(
+        &self,
+        softmax: &[f32],
+        grid: &Grid,
+        source: &Source,
+        (seed, number): (u64, u64),
+    ) -> Result<Option<Maps>, TrainError> {
+        let classes = softmax.len() / grid.count();
+        let (mut maps, mut any) = (Vec::<Vec<[u8; 2]>>::with_capacity(classes - 1), false);
+        for class in 1..classes {
+            let belief = Belief::of_class(softmax, class, grid);
+            let random = |guide: usize, set: usize| {
+                generator(seed, "prompts", &[source.number(), number, class as u64, guide as u64, set as u64])
+            };
+            let average = self.ask_all(&belief, source, random)?;
+            any |= average.is_some();
+            maps.push(match average {
+                Some(average) => average.map(&belief, self.how.share, self.how.trust),
+                None => vec![[0; 2]; grid.count()],
+            });
+        }
+        Ok(any.then(|| Maps::of(maps.into_iter().map(|map| (grid.shape, map)).collect())))
+    }
+
+    /// All answers about an object that agree with something of it; none if there is none.
+    fn ask_all(
+        &self,
+        belief: &Belief,
+        source: &Source,
+        random: impl Fn(usize, usize) -> ChaCha8Rng,
+    ) -> Result<Option<Average>, TrainError> {
+        let Some(centre) = belief.centre() else { return Ok(None) };
+        let mut average = Average { weight: 0.0, sums: vec![[0.0; 3]; belief.grid().count()] };
+        for (guide, generalist) in self.generalists.iter().enumerate() {
+            let embedding = match self.store.embedding(generalist, source, centre) {
+                // a scan that shows nothing there is nothing to be asked about
+                Err(GeneralistError::View(ViewError::Flat { .. })) => continue,
+                embedding => embedding?,
+            };
+            for (set, kind) in self.how.sets.iter().enumerate() {
+                let how = (*kind, &self.how.prompting);
+                let answer = ask(generalist, &embedding, belief, how, &mut random(guide, set))?;
+                if let Some(answer) = answer.filter(|answer| answer.agreement(belief) >= self.how.agreement) {
+                    average.add(&answer);
+                }
+            }
+        }
+        Ok((average.weight > 0.0).then_some(average))
+    }
+}
+
+impl Average {
+    fn add(&mut self, answer: &Answer) {
+        self.weight += 1.0;
+        let voxels = answer.logits.iter().zip(&answer.seen);
+        for (sums, (logit, _)) in self.sums.iter_mut().zip(voxels).filter(|(_, (_, seen))| **seen) {
+            let p = 1.0 / (1.0 + (-f64::from(*logit)).exp());
+            sums.iter_mut().zip([1.0, p, p * p]).for_each(|(sum, value)| *sum += value);
+        }
+    }
+
+    /// The answers, of which all together weigh `share`, with the belief, which weighs the rest and, where nobody saw
+    /// anything, everything.
+    fn map(&self, belief: &Belief, share: f64, trust: Trust) -> Vec<[u8; 2]> {
+        let of_voxel = |([count, sum, squares], own): (&[f64; 3], &f32)| {
+            let own = f64::from(*own);
+            let (share, count) = if *count > 0.0 { (share, *count) } else { (0.0, 1.0) };
+            let mean = share * sum / count + (1.0 - share) * own;
+            let variance = share * squares / count + (1.0 - share) * own * own - mean * mean;
+            let doubt = match trust {
+                Trust::Full => 0.0,
+                Trust::Entropy => f64::from(entropy(mean as f32)),
+                Trust::Variance => variance.max(0.0),
+            };
+            [mean, (-doubt).exp()].map(|value| (255.0 * value).round() as u8)
+        };
+        self.sums.iter().zip(belief.probabilities()).map(of_voxel).collect()
+    }
+}
+
+/// Maps have the grid of their scan and need no place of their own.
+const NOWHERE: [[f64; 4]; 4] = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]];
+
+impl Maps {
+    /// Of the extents and voxels of each class but the background.
+    pub(super) fn of(parts: Vec<([usize; 3], Vec<[u8; 2]>)>) -> Self {
+        Self(parts.into_iter().map(|(shape, values)| Volume { shape, affine: NOWHERE, values }).collect())
+    }
+
+    /// Extents and voxels of each class but the background.
+    pub(super) fn parts(&self) -> impl Iterator<Item = ([usize; 3], Vec<[u8; 2]>)> {
+        self.0.iter().map(|map| (map.shape, map.values.clone()))
+    }
+
+    /// The target of the crop that the same draws cut of the scan.
+    pub fn opinion(&self, patch: [usize; 3], varied: bool, random: &ChaCha8Rng) -> Opinion {
+        let cut = |map: &Volume<[u8; 2]>| crop_beside(map, patch, varied, &mut random.clone()).values;
+        let pieces: Vec<[u8; 2]> = self.0.iter().flat_map(cut).collect();
+        let part = |part: usize| pieces.iter().map(|voxel| f32::from(voxel[part]) / 255.0).collect();
+        Opinion { probability: part(0), confidence: part(1) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

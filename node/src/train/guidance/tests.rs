@@ -1,0 +1,135 @@
+use std::path::Path;
+
+use super::*;
+use crate::{data::volume::Image, device::Device, train::normal};
+
+fn tiny() -> Vec<Generalist> {
+    let file = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/sam_med3d/sam_med3d_tiny.pth"));
+    vec![Generalist::open(file, Device::Cpu).expect("a fixture")]
+}
+
+/// A bright ball in noise, and what a student might think of it: sure inside and far outside, less so at the rim.
+fn scan(seed: u64) -> (Source, Grid, Vec<f32>) {
+    let grid = Grid::centred([30, 24, 20], [2.5; 3]);
+    let mut random = generator(seed, "test scan", &[]);
+    let distance = |at: usize| {
+        let place = [at / 480, at / 20 % 24, at % 20];
+        let squares = place.iter().zip([11 + seed as usize % 5, 13, 9]).map(|(i, c)| i.abs_diff(c).pow(2));
+        (squares.sum::<usize>() as f32).sqrt()
+    };
+    let values = (0..grid.count()).map(|at| 5.0 + 3.0 * f32::from(u8::from(distance(at) < 6.0)) + normal(&mut random));
+    let image = Image { shape: grid.shape, affine: grid.affine, values: values.collect() };
+    let foreground: Vec<f32> = (0..grid.count()).map(|at| 1.0 / (1.0 + (1.5 * (distance(at) - 6.0)).exp())).collect();
+    let softmax = foreground.iter().map(|p| 1.0 - p).chain(foreground.iter().copied()).collect();
+    (Source::of_image(image), grid, softmax)
+}
+
+fn maps(how: &Guidance, (source, grid, softmax): &(Source, Grid, Vec<f32>)) -> Option<Maps> {
+    let (generalists, store) = (tiny(), Store::default());
+    Guides { generalists: &generalists, store: &store, how }.maps(softmax, grid, source, (7, 1)).expect("it fits")
+}
+
+/// Whatever the tiny random network draws is taken.
+fn lenient(how: Guidance) -> Guidance {
+    Guidance { agreement: 0.0, ..how }
+}
+
+#[test]
+fn the_students_own_map_is_averaged_and_never_replaced_beyond_its_share() {
+    let scan = scan(1);
+    let own: Vec<f64> = scan.2[scan.1.count()..].iter().map(|p| f64::from(*p)).collect();
+    let with = |share: f64| {
+        let maps = maps(&Guidance { share, ..lenient(Guidance::semisam()) }, &scan).expect("an object");
+        maps.0[0].values.iter().map(|[p, _]| f64::from(*p) / 255.0).collect::<Vec<_>>()
+    };
+    let (alone, half, replaced) = (with(0.0), with(0.5), with(1.0));
+    assert!(alone.iter().zip(&own).all(|(found, own)| (found - own).abs() <= 0.51 / 255.0));
+    assert!(replaced.iter().zip(&own).any(|(found, own)| (found - own).abs() > 0.2));
+    for ((alone, half), replaced) in alone.iter().zip(&half).zip(&replaced) {
+        assert!((half - 0.5 * (alone + replaced)).abs() <= 1.01 / 255.0, "{half} of {alone} and {replaced}");
+    }
+}
+
+/// More doubt is less weight, voxel by voxel, and full trust is the same weight everywhere.
+#[test]
+fn e09_confidence_falls_with_doubt() {
+    let scan = scan(2);
+    let of = |trust: Trust| {
+        let how = lenient(Guidance { trust, ..Guidance::semisam_plus() });
+        maps(&how, &scan).expect("an object").0.remove(0).values
+    };
+    assert!(of(Trust::Full).iter().all(|[_, confidence]| *confidence == 255));
+    let mut by_doubt: Vec<(f32, u8)> =
+        of(Trust::Entropy).iter().map(|[p, confidence]| (entropy(f32::from(*p) / 255.0), *confidence)).collect();
+    by_doubt.sort_by(|a, b| a.0.total_cmp(&b.0));
+    assert!(by_doubt.windows(2).all(|pair| pair[0].1 >= pair[1].1.saturating_sub(1)));
+    let (least, most) = (by_doubt[0], by_doubt[by_doubt.len() - 1]);
+    assert!(most.0 > least.0 && most.1 < least.1, "{least:?} {most:?}");
+    // where all agree nothing varies
+    let alone = maps(&lenient(Guidance { share: 0.0, trust: Trust::Variance, ..Guidance::semisam_plus() }), &scan);
+    assert!(alone.expect("an object").0[0].values.iter().all(|[_, confidence]| *confidence == 255));
+    assert!(of(Trust::Variance).iter().any(|[_, confidence]| *confidence < 250));
+}
+
+#[test]
+fn e04_maps_do_not_depend_on_the_scans_before() {
+    let (generalists, store, how) = (tiny(), Store::default(), lenient(Guidance::semisam_plus()));
+    let guides = Guides { generalists: &generalists, store: &store, how: &how };
+    let scans: Vec<_> = (0..3).map(scan).collect();
+    let of = |(source, grid, softmax): &(Source, Grid, Vec<f32>)| {
+        guides.maps(softmax, grid, source, (7, 1)).expect("it fits").expect("an object")
+    };
+    let forwards: Vec<Maps> = scans.iter().map(of).collect();
+    let backwards: Vec<Maps> = scans.iter().rev().map(of).collect();
+    assert!(forwards.iter().eq(backwards.iter().rev()) && forwards[0] != forwards[1]);
+}
+
+#[test]
+fn e10_nothing_to_say_is_no_target() {
+    let (source, grid, softmax) = scan(3);
+    let count = grid.count();
+    for everywhere in [0.0_f32, 1.0] {
+        let constant = (0..2 * count).map(|at| if at < count { 1.0 - everywhere } else { everywhere }).collect();
+        let of = scan(3).0;
+        assert_eq!(maps(&lenient(Guidance::semisam()), &(of, grid, constant)), None, "{everywhere}");
+    }
+    // answers of a random network do not coincide with the belief
+    let strict = Guidance { agreement: 1.0, ..Guidance::semisam_plus() };
+    assert_eq!(maps(&strict, &(source, grid, softmax)), None);
+}
+
+#[test]
+fn a_class_nobody_speaks_of_counts_nothing() {
+    let (source, grid, softmax) = scan(4);
+    let three: Vec<f32> = softmax.iter().copied().chain(std::iter::repeat_n(0.0, grid.count())).collect();
+    let found = maps(&lenient(Guidance::semisam()), &(source, grid, three)).expect("the first class");
+    assert!(found.0.len() == 2 && found.0[0].values.iter().all(|[_, confidence]| *confidence > 0));
+    assert!(found.0[1].values.iter().all(|voxel| *voxel == [0; 2]));
+}
+
+#[test]
+fn an_opinion_is_the_crop_of_its_map() {
+    let found = maps(&lenient(Guidance::semisam()), &scan(5)).expect("an object");
+    let random = generator(1, "test", &[]);
+    let opinion = found.opinion([16, 32, 16], true, &random);
+    let cut = crop_beside(&found.0[0], [16, 32, 16], true, &mut random.clone()).values;
+    assert_eq!(opinion.probability.len(), 16 * 32 * 16);
+    for ((p, confidence), voxel) in opinion.probability.iter().zip(&opinion.confidence).zip(&cut) {
+        assert_eq!([*p, *confidence], voxel.map(|value| f32::from(value) / 255.0));
+    }
+    // 32 voxels of 24: what is beyond the scan counts nothing
+    assert!(opinion.confidence.contains(&0.0));
+}
+
+#[test]
+fn senseless_settings_are_named() {
+    assert!(Guidance::semisam().check().is_ok() && Guidance::semisam_plus().check().is_ok());
+    for (wrong, name) in [
+        (Guidance { share: 1.5, ..Guidance::semisam() }, "share"),
+        (Guidance { every: 0, ..Guidance::semisam() }, "refresh"),
+        (Guidance { sets: vec![], ..Guidance::semisam() }, "prompts"),
+        (Guidance { weight: f64::NAN, ..Guidance::semisam() }, "weight"),
+    ] {
+        assert!(wrong.check().expect_err(name).to_string().contains(name));
+    }
+}

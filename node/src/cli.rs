@@ -8,7 +8,7 @@ use std::{
     fmt,
     io::{self, IsTerminal, Write},
     path::PathBuf,
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
 };
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -84,7 +84,7 @@ enum Command {
     Predict(predict::PredictArgs),
     /// Pre-train a student on synthetic anatomy; check imported weights against the original implementation
     Student(student::StudentArgs),
-    /// Use a SAM-Med3D on its own: compare it with the original, segment from points, embed
+    /// Use a generalist on its own: segment from points, embed, score; pre-train a small one; compare a SAM-Med3D
     #[command(subcommand)]
     Sam(sam::SamCommand),
     /// Measure speed and memory of this machine
@@ -107,7 +107,7 @@ impl Command {
             Command::Evaluate(command) => done(evaluate::run(&command, rim.format, rim.out)?),
             Command::Predict(command) => done(predict::run(&command, rim.format, rim.out)?),
             Command::Student(command) => Ok(student::run(&command, rim.format, rim.out, &*signals::flag()?)?),
-            Command::Sam(command) => done(sam::run(&command, rim.format, rim.out)?),
+            Command::Sam(command) => sam_until_stopped(&command, rim),
             Command::Bench(command) => done(bench::run(&command, rim.format, rim.out)?),
         }
     }
@@ -121,6 +121,17 @@ fn done((): ()) -> Result<Exit, Failure> {
 fn train_until_stopped(args: &train::TrainArgs, rim: &mut Rim<'_>) -> Result<Exit, Failure> {
     let stop = signals::flag()?;
     train::run(args, rim.format, rim.out, &stop)?;
+    Ok(if stop.load(Ordering::Relaxed) { Exit::TryAgain } else { Exit::Done })
+}
+
+/// Pre-training of a generalist stops cleanly on Ctrl-C and goes on at the next start; what else a generalist does is not
+/// interrupted by it before it is done.
+fn sam_until_stopped(command: &sam::SamCommand, rim: &mut Rim<'_>) -> Result<Exit, Failure> {
+    let stop = match command {
+        sam::SamCommand::Pretrain(_) => signals::flag()?,
+        _ => Arc::default(),
+    };
+    sam::run(command, rim.format, rim.out, &stop)?;
     Ok(if stop.load(Ordering::Relaxed) { Exit::TryAgain } else { Exit::Done })
 }
 

@@ -1,10 +1,13 @@
 //! Scans: from files on disk to training patches. In reading order: [`volume`], [`grid`], [`nifti`], [`folder`],
-//! [`resample`], [`normalise`], [`cache`], [`patch`], [`metrics`], [`preview`], [`synth`], [`recipe`].
+//! [`resample`], [`normalise`], [`cache`], [`patch`], [`metrics`], [`click`], [`preview`], [`synth`], [`recipe`],
+//! [`mixture`].
 
 pub mod cache;
+pub mod click;
 pub mod folder;
 pub mod grid;
 pub mod metrics;
+pub mod mixture;
 pub mod nifti;
 pub mod normalise;
 pub mod patch;

@@ -1,16 +1,19 @@
 //! A generalist ready for use on scans: a frozen promptable network that embeds a scan once and answers many prompts.
 //!
 //! It is opened once, lives on its device, and is shared by whoever asks (spec/semisam.md, E11). In reading order:
-//! [`view`] (what the network sees of a scan), [`network`] (what a promptable network is; SAM-Med3D as one), [`point`]
-//! (prompts by people), [`prompter`] (prompts from a student's own prediction), [`store`] (embeddings on disk), [`features`] (what they say without prompts), [`reference`] (comparison with the
-//! original implementation).
+//! [`view`] (what the network sees of a scan), [`network`] (what a promptable network is; SAM-Med3D as one), [`unet`] (the
+//! small one that is trained here), [`point`] (prompts by people), [`prompter`] (prompts from a student's own prediction),
+//! [`oracle`] (prompts by the truth, for evaluation alone), [`store`] (embeddings on disk), [`features`] (what they say
+//! without prompts), [`reference`] (comparison with the original implementation).
 
 pub mod features;
 pub mod network;
+pub mod oracle;
 pub mod point;
 pub mod prompter;
 pub mod reference;
 pub mod store;
+pub mod unet;
 pub mod view;
 
 use std::{
@@ -32,10 +35,10 @@ use crate::{
     device::Device,
     model::{
         checkpoint::{self, CheckpointError},
-        sam::{Click, SamError},
+        sam::Click,
     },
 };
-use network::{Promptable, Prompts};
+use network::{NetworkError, Promptable, Prompts};
 use point::{Point, PointError, centre};
 use view::{View, ViewError};
 
@@ -87,11 +90,11 @@ pub enum GeneralistError {
         /// The file.
         path: PathBuf,
         /// What is wrong with them.
-        source: SamError,
+        source: NetworkError,
     },
     /// An input that does not fit.
     #[error(transparent)]
-    Sam(#[from] SamError),
+    Network(#[from] NetworkError),
     /// The scan.
     #[error(transparent)]
     View(#[from] ViewError),
@@ -132,7 +135,8 @@ impl Generalist {
     /// # Errors
     /// If the file cannot be read; names the tensors that are missing, superfluous or of another shape.
     pub fn open(path: &Path, device: Device) -> Result<Self, GeneralistError> {
-        let network = network::on_device(checkpoint::read(path)?, device)
+        let (weights, description) = checkpoint::read_described(path)?;
+        let network = network::on_device(weights, &description, device)
             .map_err(|source| GeneralistError::Weights { path: path.to_path_buf(), source })?;
         Ok(Self { network, digest: digest(path)? })
     }
@@ -167,7 +171,8 @@ impl Generalist {
 
     /// Where the voxels of masks lie, prompts and answers alike, for an embedded view.
     pub fn mask_grid(&self, embedding: &Embedding) -> Grid {
-        let (shape, Grid { shape: of_view, .. }) = (self.network.mask(), embedding.grid);
+        let of_view = embedding.grid.shape;
+        let shape = self.network.mask(of_view);
         let factor: [f64; 3] = std::array::from_fn(|axis| of_view[axis] as f64 / shape[axis] as f64);
         embedding.grid.rebased(factor.map(|factor| (factor - 1.0) / 2.0), factor, shape)
     }
@@ -184,7 +189,7 @@ impl Generalist {
         points: &[Point],
     ) -> Result<Segmentation, GeneralistError> {
         let centre = centre(points, stored)?.ok_or(GeneralistError::NoPoint)?;
-        let view = View::of(image, self.network.image(), Some(centre))?;
+        let view = self.network.view(image, Some(centre))?;
         let clicks = points.iter().map(|point| point.click(stored, &view)).collect::<Result<Vec<Click>, _>>()?;
         let embedding = self.embed(&view)?;
         let mut mask = vec![0.0; self.mask_grid(&embedding).count()];
@@ -193,7 +198,7 @@ impl Generalist {
             let drawing = self.decode(&embedding, &Prompts { clicks: clicks[..count].to_vec(), mask: Some(mask) })?;
             (mask, score) = (drawing.logits.values, drawing.score);
         }
-        let mask = view.mask(self.network.enlarge(mask), &Grid::from(image))?;
+        let mask = view.mask(self.network.enlarge(mask, view.image.shape), &Grid::from(image))?;
         Ok(Segmentation { mask, score, view })
     }
 }

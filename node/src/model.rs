@@ -1,14 +1,16 @@
 //! The student network, a V-Net, and the generalist, SAM-Med3D: weights by PyTorch name, and the files that they are read from.
 //!
-//! In reading order: [`layout`] (which tensors there are, and their first values), [`vnet`] (the computation),
-//! [`conv`], [`norm`], [`pool`] and [`resize`] (operations), [`checkpoint`] (safetensors and PyTorch files);
-//! [`sam`] is the generalist.
+//! In reading order: [`layout`] (which tensors there are, and their first values), [`vnet`] (the computation), [`leaves`]
+//! (tensors by name), [`conv`], [`norm`], [`pool`] and [`resize`] (operations), [`checkpoint`] (safetensors and PyTorch
+//! files); [`sam`] is the generalist, [`prompt_unet`] a small one that can be trained here.
 
 pub mod checkpoint;
 pub mod conv;
 pub mod layout;
+pub mod leaves;
 pub mod norm;
 pub mod pool;
+pub mod prompt_unet;
 pub mod resize;
 pub mod sam;
 pub mod vnet;

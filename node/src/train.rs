@@ -3,16 +3,21 @@
 //! In reading order: [`losses`] (what is minimised), [`step`] (one gradient), [`optimiser`], [`teacher`] and [`schedule`]
 //! (what is done with it), [`trainer`] (all of it step after step, in the host's memory, [`host`], or on the device,
 //! [`resident`]), [`prepare`], [`scans`] and [`crops`] (what a step sees), [`prefetch`] (made while the step before it is
-//! computed), [`guidance`] (what generalists say of a scan without labels), [`patient`] (a federation's unit of work: one patient as a virtual client), [`local`] (ordinary training at
-//! one hospital), [`infer`] (from scan to mask), [`rounds`] (pseudo-labels between trainings), [`pretrain`] and [`subspace`] (what a consortium prepares from synthetic scans), [`reference`] (parity with the published implementation).
+//! computed), [`guidance`] (what generalists say of a scan without labels), [`patient`] (a federation's unit of work: one
+//! patient as a virtual client), [`local`] (ordinary training at one hospital), [`infer`] (from scan to mask), [`rounds`]
+//! (pseudo-labels between trainings), [`pretrain`] and [`subspace`] (what a consortium prepares from synthetic scans),
+//! [`interactive`] with [`adam`] (the small promptable generalist, from synthetic scans too), [`reference`] (parity with the
+//! published implementation).
 //!
 //! Every draw comes from a generator named by a seed and a purpose ([`generator`]), sums have a fixed order, and nothing is
 //! kept between calls: on the CPU the same arguments give the same bits for any number of threads.
 
+pub mod adam;
 pub mod crops;
 pub mod guidance;
 pub mod host;
 pub mod infer;
+pub mod interactive;
 pub mod local;
 pub mod losses;
 pub mod optimiser;

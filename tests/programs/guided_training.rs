@@ -126,6 +126,71 @@ fn embeddings_are_kept_and_give_the_same_student() {
     assert!(go("warm", &kept) == expected && count() == embeddings);
 }
 
+/// The way where nothing can be downloaded: a small generalist from synthetic scans alone guides a student.
+#[test]
+fn a_small_generalist_of_ones_own_guides_a_student() {
+    let folder = TempDir::new().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let (data, first, small) = (path("scans"), path("first"), path("small.safetensors"));
+    scans(&data, 5);
+    let ended = node!(
+        "sam",
+        "pretrain",
+        "--recipe",
+        "blobs",
+        "--out",
+        small,
+        "--steps",
+        "4",
+        "--spacing",
+        "4",
+        "--patch",
+        "16,16,16",
+        "--widths",
+        "4,4,8,8",
+        "--calibration",
+        "2",
+        "--device",
+        "cpu"
+    );
+    ended.done();
+    train(&data, &first, "60", &[&"--method", &"supervised", &"--learning-rate", &"0.1"]).done();
+    let (start, cache) = (first.join("model.safetensors"), path("cache"));
+    let go = |name: &str, method: &str, weight: &str| {
+        let more: [Argument<'_>; 16] = [
+            &"--method",
+            &method,
+            &"--init",
+            &start,
+            &"--labels",
+            &"1",
+            &"--cache",
+            &cache,
+            &"--generalist",
+            &small,
+            &"--generalist-agreement",
+            &"0",
+            &"--generalist-weight",
+            &weight,
+            &"--prompt-confidence",
+            &"0.5",
+        ];
+        train(&data, &path(name), "20", &more)
+    };
+    for method in ["semisam", "semisam-plus"] {
+        let told = go(&format!("{method}-cold"), method, "1").done().lines();
+        assert!(
+            told[..2].iter().any(|report| report["generalist"].as_f64().is_some_and(|loss| loss > 0.0)),
+            "{told:?}"
+        );
+        let _ = go(&format!("{method}-warm"), method, "1").done();
+        let _ = go(&format!("{method}-idle"), method, "0").done();
+        let [cold, warm, idle] = ["cold", "warm", "idle"].map(|name| model(&path(&format!("{method}-{name}"))));
+        assert!(cold == warm && cold != idle, "{method}");
+    }
+    go("places", "semisam-o1", "1").says(1, &["prototypes", "SAM-Med3D"]);
+}
+
 #[test]
 fn what_is_missing_or_no_generalist_is_named() {
     let folder = TempDir::new().expect("a folder");

@@ -16,11 +16,12 @@ use crate::{
     device::{Device, DeviceChoice, DeviceError},
     generalist::GeneralistError,
     model::{ModelError, checkpoint::CheckpointError, sam::SamError},
-    train::{TrainError, scans::ScanError},
+    train::{TrainError, interactive::InteractiveError, scans::ScanError},
 };
 
 pub mod conv;
 pub mod measure;
+pub mod prompt;
 pub mod sam;
 pub mod step;
 pub mod train;
@@ -40,6 +41,8 @@ pub enum BenchCommand {
     Step(step::StepArgs),
     /// One 3-D convolution, forward and with its gradients
     Conv(conv::ConvArgs),
+    /// A prompted U-Net on a random image: embedding, a prompt, an example of its training
+    Prompt(prompt::PromptArgs),
     /// Iterations of `train` on a folder of scans, data included
     Train(Box<train::TrainBenchArgs>),
     /// An image through SAM-Med3D's encoder, and one point through its decoder
@@ -78,6 +81,9 @@ pub enum BenchError {
     /// The computation.
     #[error(transparent)]
     Train(#[from] TrainError),
+    /// The computation of a generalist.
+    #[error(transparent)]
+    Interactive(#[from] InteractiveError),
     /// The folder.
     #[error(transparent)]
     Folder(#[from] FolderError),
@@ -122,6 +128,7 @@ pub fn run(args: &BenchArgs, format: Format, out: &mut dyn Write) -> Result<(), 
     let report = match &args.command {
         BenchCommand::Step(args) => step::run(args),
         BenchCommand::Conv(args) => conv::run(args),
+        BenchCommand::Prompt(args) => prompt::run(args),
         BenchCommand::Train(args) => train::run(args),
         BenchCommand::Sam(args) => sam::run(args),
     }?;

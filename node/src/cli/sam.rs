@@ -1,9 +1,14 @@
-//! `semisam-node sam`: a SAM-Med3D on its own: parity with the original implementation, masks from points, embeddings.
+//! `semisam-node sam`: a generalist on its own: masks from points, embeddings, scores; parity of SAM-Med3D with the original
+//! implementation; pre-training of the small one.
+
+pub mod evaluate;
+pub mod pretrain;
 
 use std::{
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
 };
 
 use clap::{Args, Subcommand};
@@ -13,6 +18,7 @@ use serde_json::{Map, Value, json};
 use super::{Format, print, resolve};
 use crate::{
     data::{
+        folder::FolderError,
         nifti::{self, NiftiError, WriteError, write_labels_like},
         preview::{PreviewError, write_preview},
     },
@@ -21,7 +27,7 @@ use crate::{
         Generalist, GeneralistError,
         point::{Point, centre},
         reference::{ReferenceError, compare},
-        view::{SPACING_MM, View},
+        view::View,
     },
     model::checkpoint::{self, CheckpointError},
 };
@@ -35,12 +41,16 @@ pub enum SamCommand {
     Segment(SegmentArgs),
     /// Writes the embedding of a scan.
     Embed(EmbedArgs),
+    /// Scores masks after clicks that the true labels lead to.
+    Evaluate(evaluate::EvaluateArgs),
+    /// Trains a small generalist on synthetic scans.
+    Pretrain(pretrain::PretrainArgs),
 }
 
 /// What every use of a generalist needs.
 #[derive(Clone, Debug, Args)]
 pub struct GeneralistArgs {
-    /// Weights of a SAM-Med3D, .pth as published or .safetensors.
+    /// A SAM-Med3D, .pth as published or .safetensors, or a small generalist of `sam pretrain`; the file tells which.
     #[arg(long, value_name = "FILE")]
     pub checkpoint: PathBuf,
     /// Where to compute.
@@ -105,6 +115,12 @@ pub enum SamCommandError {
     /// The scan.
     #[error(transparent)]
     Scan(#[from] NiftiError),
+    /// A folder of scans.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// Pre-training.
+    #[error(transparent)]
+    Pretrain(#[from] pretrain::PretrainError),
     /// A file of tensors.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -143,12 +159,19 @@ pub enum SamCommandError {
     Print(#[from] io::Error),
 }
 
-/// Runs the command.
+/// Runs the command; setting `stop` ends pre-training early.
 ///
 /// # Errors
 /// If a file cannot be read or written, or does not hold what is needed.
-pub fn run(command: &SamCommand, format: Format, out: &mut dyn Write) -> Result<(), SamCommandError> {
+pub fn run(
+    command: &SamCommand,
+    format: Format,
+    out: &mut dyn Write,
+    stop: &AtomicBool,
+) -> Result<(), SamCommandError> {
     let (words, value) = match command {
+        SamCommand::Evaluate(args) => return evaluate::run(args, format, out),
+        SamCommand::Pretrain(args) => return Ok(pretrain::run(args, format, out, stop)?),
         SamCommand::Verify(args) => verify(args)?,
         SamCommand::Segment(args) => segment(args)?,
         SamCommand::Embed(args) => embed(args)?,
@@ -202,7 +225,7 @@ fn embed(args: &EmbedArgs) -> Result<(String, Value), SamCommandError> {
     let (stored, image) = (nifti::read_grid(&args.input)?, nifti::read_image(&args.input)?);
     let generalist = open(&args.generalist)?;
     let centre = centre(&args.points, &stored).map_err(GeneralistError::from)?;
-    let view = View::of(&image, generalist.network().image(), centre).map_err(GeneralistError::from)?;
+    let view = generalist.network().view(&image, centre).map_err(GeneralistError::from)?;
     let found = generalist.embed(&view)?;
     let mut value = shown(&view);
     let shape = found.values.shape.clone();
@@ -222,7 +245,7 @@ fn open(args: &GeneralistArgs) -> Result<Generalist, SamCommandError> {
 /// How the scan was shown to the network.
 fn shown(view: &View) -> Map<String, Value> {
     let view = json!({
-        "shape": view.image.shape, "spacing_mm": SPACING_MM, "intensities": view.intensities,
+        "shape": view.image.shape, "spacing_mm": view.image.spacing()[0], "intensities": view.intensities,
         "mean": view.mean, "deviation": view.deviation,
     });
     Map::from_iter([("view".to_owned(), view)])

@@ -29,7 +29,9 @@ pub struct Prototypes(Vec<Option<Vec<f32>>>);
 
 /// Embeddings without places in them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this generalist's embedding has shape {0:?}, not channels over three axes, so there are no prototypes in it")]
+#[error(
+    "this generalist's embedding has shape {0:?}, not one row of channels for each place, so there are no prototypes in it; give a SAM-Med3D, or choose `semisam` or `semisam-plus`"
+)]
 pub struct NoPlaces(Vec<usize>);
 
 impl Features {

@@ -7,60 +7,93 @@ use std::fmt;
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 use semisam_shared::weights::{self, Weights};
 
+pub use crate::model::prompt_unet::prompt::Prompts;
+
+use super::{
+    unet,
+    view::{SPACING_MM, View, ViewError, stations},
+};
 use crate::{
-    data::volume::Image,
+    data::{grid::Grid, resample::ResampleError, volume::Image},
     device::{Device, TrainBackend, Work},
     model::{
-        sam::{
-            Click, Prompt, Sam, SamError, config::SamConfig, layout, operator::TransformerBackend, resize::trilinear,
-        },
-        vnet::to_host,
+        checkpoint::Description,
+        leaves::to_host,
+        prompt_unet::{PromptUNetConfig, PromptUNetError, prompt::PromptError},
+        sam::{Prompt, Sam, SamError, config::SamConfig, layout, operator::TransformerBackend, resize::trilinear},
     },
 };
 
 /// A frozen network that embeds an image and draws masks about it. It keeps nothing between calls, so it can be shared.
 pub trait Promptable: Send + Sync + fmt::Debug {
-    /// Sides of the image that it takes, in voxels.
-    fn image(&self) -> [usize; 3];
+    /// Which one it is, for people.
+    fn name(&self) -> &'static str;
 
-    /// Sides of a mask prompt and of an answer, in voxels; both cover the image.
-    fn mask(&self) -> [usize; 3];
+    /// What it sees of a scan, about a place in scanner millimetres, or about the middle.
+    ///
+    /// # Errors
+    /// If the scan cannot be resampled, or shows nothing.
+    fn view(&self, scan: &Image, centre: Option<[f64; 3]>) -> Result<View, ViewError>;
+
+    /// Centres of views that together show all of a scan.
+    ///
+    /// # Errors
+    /// If the scan is too large to be resampled.
+    fn stations(&self, scan: &Grid) -> Result<Vec<[f64; 3]>, ResampleError>;
+
+    /// Sides of a mask prompt and of an answer about a view of these sides, in voxels; both cover the view.
+    fn mask(&self, view: [usize; 3]) -> [usize; 3];
 
     /// What it makes of an image.
     ///
     /// # Errors
-    /// If the image has another size.
-    fn embed(&self, image: &Image) -> Result<weights::Tensor, SamError>;
+    /// If it takes no image of this size.
+    fn embed(&self, image: &Image) -> Result<weights::Tensor, NetworkError>;
 
     /// Logits of the object that is meant, and the network's guess of its own intersection over union.
     ///
     /// # Errors
     /// If embedding or mask have another shape than this network's.
-    fn decode(&self, embedding: &weights::Tensor, prompts: &Prompts) -> Result<(Vec<f32>, f32), SamError>;
+    fn decode(&self, embedding: &weights::Tensor, prompts: &Prompts) -> Result<(Vec<f32>, f32), NetworkError>;
 
-    /// An answer's logits at the image's resolution.
-    fn enlarge(&self, logits: Vec<f32>) -> Vec<f32>;
+    /// An answer's logits at the resolution of a view of these sides.
+    fn enlarge(&self, logits: Vec<f32>, view: [usize; 3]) -> Vec<f32>;
 }
 
-/// What is asked about an embedded image.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Prompts {
-    /// Points, in voxels of the image.
-    pub clicks: Vec<Click>,
-    /// Logits of a mask, never probabilities (spec/semisam.md, E8).
-    pub mask: Option<Vec<f32>>,
+/// Why weights are no promptable network, or an input does not fit it.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// SAM-Med3D.
+    #[error(transparent)]
+    Sam(#[from] SamError),
+    /// The small network.
+    #[error(transparent)]
+    UNet(#[from] PromptUNetError),
+    /// What was asked of it.
+    #[error(transparent)]
+    Prompt(#[from] PromptError),
+    /// The small network without what it must be told about itself.
+    #[error(transparent)]
+    Description(#[from] unet::DescriptionError),
 }
 
-/// Brings the network that `weights` hold to `device`.
+/// Brings the network that `weights` hold to `device`; `description` is what its file says about it.
 ///
 /// # Errors
 /// If they are no generalist for scans; names the tensors that are missing, superfluous or of another shape.
-pub fn on_device(weights: Weights, device: Device) -> Result<Box<dyn Promptable>, SamError> {
+pub fn on_device(
+    weights: Weights,
+    description: &Description,
+    device: Device,
+) -> Result<Box<dyn Promptable>, NetworkError> {
+    if PromptUNetConfig::recognises(&weights) {
+        return unet::on_device(&weights, description, device);
+    }
     let config = SamConfig::of(&weights)?;
     layout::check(&config, &weights)?;
     if config.image_channels != 1 {
         let channels = config.image_channels;
-        return Err(SamError::Sizes(format!("it takes images of {channels} channels, but a scan has one")));
+        return Err(SamError::Sizes(format!("it takes images of {channels} channels, but a scan has one")).into());
     }
     device.run(Open(weights))
 }
@@ -68,7 +101,7 @@ pub fn on_device(weights: Weights, device: Device) -> Result<Box<dyn Promptable>
 struct Open(Weights);
 
 impl Work for Open {
-    type Output = Result<Box<dyn Promptable>, SamError>;
+    type Output = Result<Box<dyn Promptable>, NetworkError>;
 
     fn run<B: TrainBackend>(self, device: &B::Device) -> Self::Output {
         let sam = Sam::<B::InnerBackend>::new(self.0, device)?;
@@ -89,30 +122,39 @@ impl<B: TransformerBackend> SamMed3d<B> {
 }
 
 impl<B: TransformerBackend> Promptable for SamMed3d<B> {
-    fn image(&self) -> [usize; 3] {
-        self.sam.config().image()
+    fn name(&self) -> &'static str {
+        "SAM-Med3D"
     }
 
-    fn mask(&self) -> [usize; 3] {
+    fn view(&self, scan: &Image, centre: Option<[f64; 3]>) -> Result<View, ViewError> {
+        View::of(scan, self.sam.config().image(), centre)
+    }
+
+    fn stations(&self, scan: &Grid) -> Result<Vec<[f64; 3]>, ResampleError> {
+        stations(scan, SPACING_MM, self.sam.config().image())
+    }
+
+    fn mask(&self, _: [usize; 3]) -> [usize; 3] {
         self.sam.config().low_resolution()
     }
 
-    fn embed(&self, image: &Image) -> Result<weights::Tensor, SamError> {
+    fn embed(&self, image: &Image) -> Result<weights::Tensor, NetworkError> {
         let [x, y, z] = image.shape;
         let embedding = self.sam.encode(self.five(&image.values, [1, 1, x, y, z]))?;
         Ok(weights::Tensor { shape: embedding.dims().to_vec(), values: to_host(embedding.into_data()) })
     }
 
-    fn decode(&self, embedding: &weights::Tensor, prompts: &Prompts) -> Result<(Vec<f32>, f32), SamError> {
-        let ([d, h, w], [x, y, z], channels) = (self.sam.config().grid, self.mask(), self.sam.config().channels);
+    fn decode(&self, embedding: &weights::Tensor, prompts: &Prompts) -> Result<(Vec<f32>, f32), NetworkError> {
+        let config = self.sam.config();
+        let ([d, h, w], [x, y, z], channels) = (config.grid, config.low_resolution(), config.channels);
         let expected = [1, channels, d, h, w];
         if embedding.shape != expected {
             let (expected, found) = (expected.to_vec(), embedding.shape.clone());
-            return Err(SamError::Shape { what: "an embedding", expected, found });
+            return Err(SamError::Shape { what: "an embedding", expected, found }.into());
         }
         if let Some(mask) = prompts.mask.as_ref().filter(|mask| mask.len() != x * y * z) {
             let (expected, found) = (vec![x * y * z], vec![mask.len()]);
-            return Err(SamError::Shape { what: "a mask prompt", expected, found });
+            return Err(SamError::Shape { what: "a mask prompt", expected, found }.into());
         }
         let mask = prompts.mask.as_ref().map(|mask| self.five(mask, [1, 1, x, y, z]));
         // never without any token of points (spec/semisam.md, E8)
@@ -122,9 +164,9 @@ impl<B: TransformerBackend> Promptable for SamMed3d<B> {
         Ok((to_host(answer.single().into_data()), score))
     }
 
-    fn enlarge(&self, logits: Vec<f32>) -> Vec<f32> {
-        let [x, y, z] = self.mask();
-        to_host(trilinear(self.five(&logits, [1, 1, x, y, z]), self.image()).into_data())
+    fn enlarge(&self, logits: Vec<f32>, view: [usize; 3]) -> Vec<f32> {
+        let [x, y, z] = self.sam.config().low_resolution();
+        to_host(trilinear(self.five(&logits, [1, 1, x, y, z]), view).into_data())
     }
 }
 
@@ -133,7 +175,10 @@ mod tests {
     use burn::backend::Flex;
 
     use super::*;
-    use crate::model::{checkpoint, sam::Sign};
+    use crate::model::{
+        checkpoint,
+        sam::{Click, Sign},
+    };
 
     fn weights() -> Weights {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/sam_med3d/sam_med3d_tiny.pth");
@@ -141,18 +186,18 @@ mod tests {
     }
 
     fn tiny() -> Box<dyn Promptable> {
-        on_device(weights(), Device::Cpu).expect("a SAM-Med3D")
+        on_device(weights(), &Description::default(), Device::Cpu).expect("a SAM-Med3D")
     }
 
     /// spec/semisam.md, E8: a mask alone still comes with the token of a point that is none, and only with one.
     #[test]
     fn e08_a_mask_alone_comes_with_a_padding_token() {
         let network = tiny();
-        let [x, y, z] = network.image();
+        let [x, y, z] = [64; 3];
         let affine = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]];
         let values = (0..x * y * z).map(|at| ((at * 37) % 101) as f32 / 50.0 - 1.0).collect();
         let embedding = network.embed(&Image { shape: [x, y, z], affine, values }).expect("its own size");
-        let mask: Vec<f32> = (0..network.mask().iter().product()).map(|at| (at % 7) as f32 - 3.0).collect();
+        let mask: Vec<f32> = (0..network.mask([64; 3]).iter().product()).map(|at| (at % 7) as f32 - 3.0).collect();
         let ask = |clicks: Vec<Click>| {
             network.decode(&embedding, &Prompts { clicks, mask: Some(mask.clone()) }).expect("it fits")
         };

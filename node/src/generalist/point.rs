@@ -94,7 +94,7 @@ impl Point {
     pub fn click(self, scan: &StoredGrid, view: &View) -> Result<Click, PointError> {
         let world = self.world(scan)?;
         if !view.holds(world) {
-            let side_mm = (view.image.shape[0] as f64 * super::view::SPACING_MM).round() as u64;
+            let side_mm = (view.image.shape[0] as f64 * view.image.spacing()[0]).round() as u64;
             return Err(PointError::Unseen { point: self, side_mm });
         }
         let at = Grid::from(&view.image).voxel(world).map(|index| index as f32);

@@ -1,7 +1,7 @@
 //! Embeddings of scans, computed once and kept on disk, so that asking costs the prompt encoder and the decoder alone.
 //!
 //! An embedding is named by all that it is a function of: the generalist's checkpoint, the way scans are shown to it, the
-//! scan's bytes and the place that is looked at ([`view::stations`]: few for each scan, so that a student whose belief moves
+//! scan's bytes and the place that is looked at ([`super::network::Promptable::stations`]: few for each scan, so that a student whose belief moves
 //! finds what it needs). Another checkpoint or another preparation finds nothing. What is kept is rounded to half precision,
 //! and what is computed anew is rounded too: nobody can tell from a result which it was.
 //!
@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     Embedding, Generalist, GeneralistError,
-    view::{self, View, ViewError},
+    view::{self, ViewError},
 };
 use crate::data::{
     cache::{Cache, Key, key::digest_of_file},
@@ -109,7 +109,7 @@ impl Store {
         let mut keys = BTreeSet::new();
         for generalist in generalists {
             for source in sources {
-                let stations = view::stations(&source.grid, generalist.network().image())?;
+                let stations = generalist.network().stations(&source.grid)?;
                 keys.extend(stations.into_iter().map(|station| key(generalist, source, station)));
             }
         }
@@ -121,7 +121,7 @@ impl Store {
     /// # Errors
     /// If the scan cannot be read, or shows nothing somewhere.
     pub fn embeddings(&self, generalist: &Generalist, source: &Source) -> Result<Vec<Embedding>, GeneralistError> {
-        let stations = view::stations(&source.grid, generalist.network().image())?;
+        let stations = generalist.network().stations(&source.grid)?;
         let all = stations.into_iter().map(|station| self.embedding(generalist, source, station));
         // a part that shows nothing but air has no features
         all.filter(|found| !matches!(found, Err(GeneralistError::View(ViewError::Flat { .. })))).collect()
@@ -137,16 +137,15 @@ impl Store {
         source: &Source,
         place: [f64; 3],
     ) -> Result<Embedding, GeneralistError> {
-        let size = generalist.network().image();
         let apart = |station: &[f64; 3]| (0..3).map(|axis| (station[axis] - place[axis]).powi(2)).sum::<f64>();
-        let stations = view::stations(&source.grid, size)?;
+        let stations = generalist.network().stations(&source.grid)?;
         let nearest = stations.into_iter().min_by(|a, b| apart(a).total_cmp(&apart(b)));
         let station = nearest.expect("a scan has at least one station");
         let key = key(generalist, source, station);
         if let Some(found) = self.0.as_ref().and_then(|cache| cache.get_with(&key, entry::read)) {
             return Ok(found);
         }
-        let view = View::of(&source.image()?, size, Some(station))?;
+        let view = generalist.network().view(&source.image()?, Some(station))?;
         let embedding = rounded(generalist.embed(&view)?);
         if let Some(cache) = &self.0 {
             cache.put_with(&key, entry::size(&embedding), |writer| entry::write(writer, &key, &embedding));

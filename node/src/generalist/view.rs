@@ -1,6 +1,7 @@
-//! What a generalist sees of a scan: a cube of fixed size at its own spacing and normalisation (spec/semisam.md, section 7.6).
+//! What a generalist sees of a scan: a cube of fixed size at its own spacing and normalisation (spec/semisam.md, section 7.6),
+//! or all of it.
 //!
-//! The scan is resampled to 1.5 mm, cut or padded with zeros to the network's image about a centre, and brought to mean 0
+//! For SAM-Med3D the scan is resampled to 1.5 mm, cut or padded with zeros to the network's image about a centre, and brought to mean 0
 //! and deviation 1 over the voxels above zero that the cube holds, padding included in what is shifted and scaled. "Above
 //! zero" means "not air" where air is zero, so where air lies is told from the scan ([`Intensities`]) and recorded. The
 //! published preparation centres on the true label; here it is the prompts, or the middle of the scan.
@@ -10,6 +11,7 @@ use thiserror::Error;
 
 use crate::data::{
     grid::Grid,
+    normalise::normalise,
     patch::crop,
     resample::{ResampleError, grid_at, image_onto, image_to_spacing},
     volume::{Image, LabelMap},
@@ -27,10 +29,12 @@ const CT_MOST_MINIMUM: f32 = -200.0;
 /// Hounsfield units beyond these say nothing about soft tissue; the published training clamps them.
 const CT_RANGE: [f32; 2] = [-1000.0, 1000.0];
 
-/// Where air lies on a scan's scale.
+/// What a scan's intensities are taken for: where air lies on its scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Intensities {
+    /// Anything: brought to mean 0 and deviation 1 over the whole scan, as a student's are.
+    Standardised,
     /// Nothing is negative: air is zero already, as in magnitude images of MRI and in PET.
     Magnitude,
     /// CT: clamped to ±1000; above zero is what is denser than water, as in the published training.
@@ -46,9 +50,9 @@ pub struct View {
     pub image: Image,
     /// What the scan's intensities were taken for.
     pub intensities: Intensities,
-    /// Of the voxels above zero.
+    /// Of the voxels above zero; of all, where nobody asks for air.
     pub mean: f64,
-    /// Of the voxels above zero.
+    /// Of the same voxels.
     pub deviation: f64,
 }
 
@@ -81,7 +85,7 @@ impl Intensities {
     fn apply(self, image: &mut Image, least: f32) {
         let [low, high] = CT_RANGE;
         match self {
-            Self::Magnitude => {}
+            Self::Magnitude | Self::Standardised => {}
             Self::Hounsfield => image.values.iter_mut().for_each(|value| *value = value.clamp(low, high)),
             Self::Shifted => image.values.iter_mut().for_each(|value| *value -= least),
         }
@@ -110,6 +114,38 @@ impl View {
             above_zero(&image.values).ok_or(ViewError::Flat { side_mm: size[0] as f64 * SPACING_MM })?;
         image.values.iter_mut().for_each(|value| *value = ((f64::from(*value) - mean) / deviation) as f32);
         Ok(Self { image, intensities, mean, deviation })
+    }
+
+    /// The whole scan at `spacing_mm`, prepared as students' scans are, with zeros around it so that its sides are
+    /// multiples of `sides`; a scan of more than `most` voxels along an axis is cut to these about `centre`, or about its
+    /// middle.
+    ///
+    /// # Errors
+    /// If the scan cannot be resampled, or shows one intensity only.
+    pub fn whole(
+        scan: &Image,
+        spacing_mm: f64,
+        (sides, most): (usize, usize),
+        centre: Option<[f64; 3]>,
+    ) -> Result<Self, ViewError> {
+        // of the scan itself: resampling leaves traces of rounding where all is equal
+        let (mean, deviation) = moments(scan.values.iter().map(|value| f64::from(*value)))
+            .ok_or(ViewError::Flat { side_mm: scan.shape[0] as f64 * scan.spacing()[0] })?;
+        let mut image = image_to_spacing(scan, [spacing_mm; 3])?;
+        normalise(&mut image);
+        let grid = Grid::from(&image);
+        let centre = centre.map(|centre| grid.voxel(centre));
+        let size = grid.shape.map(|extent| extent.next_multiple_of(sides).min(most));
+        let start = std::array::from_fn(|axis| {
+            let spare = grid.shape[axis] as i64 - size[axis] as i64;
+            if spare <= 0 {
+                return spare.div_euclid(2);
+            }
+            let about = centre.map_or(spare as f64 / 2.0, |centre| centre[axis] - (size[axis] as f64 - 1.0) / 2.0);
+            (about.round() as i64).clamp(0, spare)
+        });
+        let image = crop(&image, start, size);
+        Ok(Self { image, intensities: Intensities::Standardised, mean, deviation })
     }
 
     /// Whether a place in scanner millimetres lies within the cube.
@@ -149,13 +185,13 @@ pub fn seen(view: &Grid, scan: &Grid) -> Vec<bool> {
     seen
 }
 
-/// Centres, in scanner millimetres, of cubes of `size` voxels that together show all of `scan`: its middle where one is
+/// Centres, in scanner millimetres, of boxes of `size` voxels of `spacing_mm` that together show all of `scan`: its middle where one is
 /// enough; else they overlap by half or more.
 ///
 /// # Errors
 /// If the scan is too large to be resampled.
-pub fn stations(scan: &Grid, size: [usize; 3]) -> Result<Vec<[f64; 3]>, ResampleError> {
-    let grid = grid_at(scan, [SPACING_MM; 3])?;
+pub fn stations(scan: &Grid, spacing_mm: f64, size: [usize; 3]) -> Result<Vec<[f64; 3]>, ResampleError> {
+    let grid = grid_at(scan, [spacing_mm; 3])?;
     let [xs, ys, zs]: [Vec<f64>; 3] = std::array::from_fn(|axis| {
         let (extent, side) = (grid.shape[axis], size[axis]);
         let steps = extent.saturating_sub(side).div_ceil((side / 2).max(1));
@@ -178,10 +214,14 @@ fn within(at: f64, extent: usize) -> bool {
 
 /// Mean and deviation of the values above zero, where they differ.
 fn above_zero(values: &[f32]) -> Option<(f64, f64)> {
-    let above = values.iter().filter(|value| **value > 0.0).map(|value| f64::from(*value));
-    let count = above.clone().count() as f64;
-    let mean = above.clone().sum::<f64>() / count;
-    let deviation = (above.map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0)).sqrt();
+    moments(values.iter().filter(|value| **value > 0.0).map(|value| f64::from(*value)))
+}
+
+/// Mean and deviation of values, where they differ.
+fn moments(values: impl Iterator<Item = f64> + Clone) -> Option<(f64, f64)> {
+    let count = values.clone().count() as f64;
+    let mean = values.clone().sum::<f64>() / count;
+    let deviation = (values.map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0)).sqrt();
     (count > 1.0 && deviation > mean.abs() * 1e-9).then_some((mean, deviation))
 }
 
@@ -237,7 +277,7 @@ mod tests {
         for (shape, count) in [([20, 30, 10], 1), ([80, 30, 10], 6), ([44, 44, 10], 3), ([44, 60, 10], 3 * 2)] {
             let grid = Grid { shape, ..Grid::from(&scan(0.0, 1.0)) };
             let size = [32; 3];
-            let centres = stations(&grid, size).expect("small");
+            let centres = stations(&grid, SPACING_MM, size).expect("small");
             let mut shown = vec![false; grid.count()];
             for centre in &centres {
                 let resampled = grid_at(&grid, [SPACING_MM; 3]).expect("small");
@@ -249,6 +289,23 @@ mod tests {
             assert!(shown.iter().all(|shown| *shown), "{shape:?}");
             assert_eq!(centres.len(), count, "{shape:?}");
         }
+    }
+
+    #[test]
+    fn a_whole_scan_is_padded_to_multiples_and_a_large_one_is_cut() {
+        let scan = scan(0.0, 1.0);
+        let view = View::whole(&scan, 2.5, (8, 96), None).expect("a view");
+        // 40 x 30 x 30 mm
+        assert_eq!((view.image.shape, view.intensities), ([16, 16, 16], Intensities::Standardised));
+        let (own, grid) = (Grid::from(&view.image), Grid::from(&scan));
+        assert!(seen(&own, &grid).iter().all(|seen| *seen), "nothing of the scan is left out");
+        assert_eq!(view.image.values.iter().filter(|value| **value == 0.0).count(), 4096 - 16 * 12 * 12);
+        let centre = grid.world([2.0, 28.0, 5.0]);
+        let part = View::whole(&scan, 1.0, (8, 16), Some(centre)).expect("a view");
+        assert!(part.image.shape == [16; 3] && part.holds(centre), "{:?}", part.image.shape);
+        assert!(!part.image.values.contains(&0.0), "it is cut within the scan");
+        let constant = Image { values: vec![7.0; 6000], ..scan };
+        assert!(View::whole(&constant, 2.5, (8, 96), None).is_err());
     }
 
     #[test]

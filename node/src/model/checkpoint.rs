@@ -6,7 +6,7 @@
 //! `model_state_dict` or `state_dict`, and the `module.` prefix of data-parallel training, are taken off.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs::File,
     io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
@@ -34,6 +34,9 @@ const LONGEST_HEADER: u64 = 100_000_000;
 
 /// Counters of BatchNorm: integers, no weights.
 const COUNTER: &str = "num_batches_tracked";
+
+/// Where a safetensors file says what its weights are.
+pub const DESCRIPTION: &str = "semisam";
 
 /// Why a file gives no weights.
 #[derive(Debug, thiserror::Error)]
@@ -88,11 +91,26 @@ pub enum CheckpointError {
     },
 }
 
+/// What a file says about its weights, beside them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Description {
+    /// The text under [`DESCRIPTION`] in a safetensors file's own table.
+    pub text: Option<String>,
+}
+
 /// Reads the weights in `path`, whichever of the two formats it has.
 ///
 /// # Errors
 /// If the file cannot be read, is of neither format, or holds no weights.
 pub fn read(path: &Path) -> Result<Weights, CheckpointError> {
+    Ok(read_described(path)?.0)
+}
+
+/// As [`read`], with what the file says about them.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_described(path: &Path) -> Result<(Weights, Description), CheckpointError> {
     let at = || path.to_path_buf();
     let unread = |source| CheckpointError::Read { path: at(), source };
     let mut file = File::open(path).map_err(unread)?;
@@ -100,17 +118,27 @@ pub fn read(path: &Path) -> Result<Weights, CheckpointError> {
     let mut start = Vec::new();
     file.by_ref().take(START).read_to_end(&mut start).map_err(unread)?;
     // a safetensors file is the length of a JSON object in eight bytes, and then that object
-    let tensors = match *start {
+    let (tensors, description) = match *start {
         [a, b, c, d, e, f, g, h, b'{'] => {
             safetensors(path, &mut file, u64::from_le_bytes([a, b, c, d, e, f, g, h]), length)?
         }
-        _ => pytorch(path)?,
+        _ => (pytorch(path)?, Description::default()),
     };
     let tensors = without_wrapping(tensors);
     if tensors.is_empty() {
         return Err(CheckpointError::Empty { path: at() });
     }
-    Weights::new(tensors).map_err(|source| CheckpointError::Damaged { path: at(), source })
+    let weights = Weights::new(tensors).map_err(|source| CheckpointError::Damaged { path: at(), source })?;
+    Ok((weights, description))
+}
+
+/// As [`half_precision`], with a text about the weights that [`read_described`] gives back; the same give the same bytes.
+///
+/// # Errors
+/// As [`half_precision`].
+pub fn described_halves(weights: &Weights, text: &str) -> Result<Vec<u8>, CheckpointError> {
+    // a table of one entry has one order
+    halves(weights, Some(HashMap::from([(DESCRIPTION.to_owned(), text.to_owned())])))
 }
 
 /// The bytes of a safetensors file with every value rounded to half precision: half as large.
@@ -118,6 +146,10 @@ pub fn read(path: &Path) -> Result<Weights, CheckpointError> {
 /// # Errors
 /// If a value is beyond what half precision holds.
 pub fn half_precision(weights: &Weights) -> Result<Vec<u8>, CheckpointError> {
+    halves(weights, None)
+}
+
+fn halves(weights: &Weights, table: Option<HashMap<String, String>>) -> Result<Vec<u8>, CheckpointError> {
     let failed = |reason: String| CheckpointError::Half { reason };
     let mut tensors = Vec::new();
     for (name, tensor) in weights.iter() {
@@ -131,7 +163,7 @@ pub fn half_precision(weights: &Weights) -> Result<Vec<u8>, CheckpointError> {
     let views =
         tensors.iter().map(|(name, shape, bytes)| Ok((*name, TensorView::new(Dtype::F16, shape.clone(), bytes)?)));
     let views = views.collect::<Result<Vec<_>, SafeTensorError>>().map_err(|e| failed(e.to_string()))?;
-    safetensors::serialize(views, None).map_err(|e| failed(e.to_string()))
+    safetensors::serialize(views, table).map_err(|e| failed(e.to_string()))
 }
 
 fn safetensors(
@@ -139,7 +171,7 @@ fn safetensors(
     file: &mut File,
     header: u64,
     length: u64,
-) -> Result<BTreeMap<String, Tensor>, CheckpointError> {
+) -> Result<(BTreeMap<String, Tensor>, Description), CheckpointError> {
     let format = |reason: String| CheckpointError::Format { path: path.to_path_buf(), reason };
     let unread = |source| CheckpointError::Read { path: path.to_path_buf(), source };
     let room = length.saturating_sub(START - 1);
@@ -165,7 +197,8 @@ fn safetensors(
         let values = bytes(file, START - 1 + header + first as u64, end - first).map_err(unread)?;
         tensors.insert(name, widen(values, tensor.shape.clone(), dtype));
     }
-    Ok(tensors)
+    let text = index.metadata().as_ref().and_then(|table| table.get(DESCRIPTION).cloned());
+    Ok((tensors, Description { text }))
 }
 
 /// `count` bytes of a file that is long enough for them.

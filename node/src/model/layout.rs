@@ -74,16 +74,19 @@ pub const STAGES: [Stage; 17] = [
     with_dropout(stage("block_nine", Sampling::Same, 1, 1, 1)),
 ];
 
-/// A tensor of the architecture.
-struct Entry {
+/// A tensor of an architecture.
+pub(super) struct Entry {
     name: String,
     shape: Vec<usize>,
     /// 1/√fan_in for what is drawn; `None` for the weight (one) and bias (zero) of a norm.
     bound: Option<f32>,
 }
 
+/// The tensors of an architecture, in order of computation.
+pub(super) type Entries = Vec<Entry>;
+
 /// Every tensor of the architecture, in order of computation.
-fn entries(config: &VNetConfig) -> Vec<Entry> {
+fn entries(config: &VNetConfig) -> Entries {
     let mut entries = Vec::new();
     for stage in STAGES {
         let outputs = stage.channels(config);
@@ -93,24 +96,34 @@ fn entries(config: &VNetConfig) -> Vec<Entry> {
                 (0, inputs) => inputs * config.base_filters,
                 _ => outputs,
             };
-            let shape = match stage.sampling {
-                Sampling::Same => vec![outputs, inputs, 3, 3, 3],
-                Sampling::Down => vec![outputs, inputs, 2, 2, 2],
-                Sampling::Up => vec![inputs, outputs, 2, 2, 2],
-            };
-            let (convolution, norm) = (format!("{}.conv.{}", stage.name, 3 * unit), 3 * unit + 1);
-            convolution_entries(&mut entries, &convolution, shape, outputs);
-            for part in ["weight", "bias"] {
-                let name = format!("{}.conv.{norm}.{part}", stage.name);
-                entries.push(Entry { name, shape: vec![outputs], bound: None });
-            }
+            unit_entries(&mut entries, (stage.name, unit), stage.sampling, [inputs, outputs]);
         }
     }
     convolution_entries(&mut entries, "out_conv", vec![config.classes, config.base_filters, 1, 1, 1], config.classes);
     entries
 }
 
-fn convolution_entries(entries: &mut Vec<Entry>, path: &str, shape: Vec<usize>, outputs: usize) {
+/// Adds the tensors of a unit of a stage: a convolution and its norm.
+pub(super) fn unit_entries(
+    entries: &mut Entries,
+    (stage, unit): (&str, usize),
+    sampling: Sampling,
+    [inputs, outputs]: [usize; 2],
+) {
+    let shape = match sampling {
+        Sampling::Same => vec![outputs, inputs, 3, 3, 3],
+        Sampling::Down => vec![outputs, inputs, 2, 2, 2],
+        Sampling::Up => vec![inputs, outputs, 2, 2, 2],
+    };
+    let (convolution, norm) = (format!("{stage}.conv.{}", 3 * unit), 3 * unit + 1);
+    convolution_entries(entries, &convolution, shape, outputs);
+    for part in ["weight", "bias"] {
+        entries.push(Entry { name: format!("{stage}.conv.{norm}.{part}"), shape: vec![outputs], bound: None });
+    }
+}
+
+/// Adds weight and bias of a convolution.
+pub(super) fn convolution_entries(entries: &mut Entries, path: &str, shape: Vec<usize>, outputs: usize) {
     // PyTorch takes the second extent as fan-in, which for a transposed convolution is its outputs
     let fan_in: usize = shape[1..].iter().product();
     let bound = Some((fan_in as f32).sqrt().recip());
@@ -118,8 +131,9 @@ fn convolution_entries(entries: &mut Vec<Entry>, path: &str, shape: Vec<usize>, 
     entries.push(Entry { name: format!("{path}.bias"), shape: vec![outputs], bound });
 }
 
-fn weights(config: &VNetConfig, mut value: impl FnMut(&Entry) -> f32) -> Weights {
-    let tensors = entries(config).into_iter().map(|entry| {
+/// Weights of these tensors, each value drawn for its tensor.
+fn weights(entries: Entries, mut value: impl FnMut(&Entry) -> f32) -> Weights {
+    let tensors = entries.into_iter().map(|entry| {
         let values = (0..entry.shape.iter().product()).map(|_| value(&entry)).collect();
         (entry.name, Tensor { shape: entry.shape, values })
     });
@@ -128,20 +142,35 @@ fn weights(config: &VNetConfig, mut value: impl FnMut(&Entry) -> f32) -> Weights
 
 /// Name and shape of every tensor of this architecture, in the order of the flat vector.
 pub fn shapes(config: &VNetConfig) -> Vec<(String, Vec<usize>)> {
-    let mut shapes: Vec<_> = entries(config).into_iter().map(|entry| (entry.name, entry.shape)).collect();
+    shapes_of(entries(config))
+}
+
+/// Name and shape of these tensors, in the order of the flat vector.
+pub(super) fn shapes_of(entries: Entries) -> Vec<(String, Vec<usize>)> {
+    let mut shapes: Vec<_> = entries.into_iter().map(|entry| (entry.name, entry.shape)).collect();
     shapes.sort();
     shapes
 }
 
 /// Weights of this architecture, all zero: for names and shapes.
 pub fn blank(config: &VNetConfig) -> Weights {
-    weights(config, |_| 0.0)
+    blank_of(entries(config))
+}
+
+/// Weights of these tensors, all zero.
+pub(super) fn blank_of(entries: Entries) -> Weights {
+    weights(entries, |_| 0.0)
 }
 
 /// First weights from a seed: U(±1/√fan_in) for convolutions and their biases, one and zero for norms.
 pub fn initial(config: &VNetConfig, seed: u64) -> Weights {
+    initial_of(entries(config), seed)
+}
+
+/// As [`initial`], of these tensors.
+pub(super) fn initial_of(entries: Entries, seed: u64) -> Weights {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    weights(config, |entry| match entry.bound {
+    weights(entries, |entry| match entry.bound {
         Some(bound) => random.random_range(-bound..bound),
         None if entry.name.ends_with("weight") => 1.0,
         None => 0.0,

@@ -1,21 +1,19 @@
 //! The V-Net as a function of its weights (spec/semisam.md, section 3).
 //!
-//! A [`VNet`] is a copy of weights for one use: of the host's [`Weights`], or of a flat vector that lives on the device
-//! ([`crate::train::resident`]). Optimiser, teacher and clip work on flat vectors, so nothing of a run hides in a
-//! framework's module.
-
-use std::collections::BTreeMap;
+//! A [`VNet`] is a copy of weights for one use ([`Leaves`]).
 
 use burn::tensor::{Tensor, TensorData, backend::AutodiffBackend, backend::Backend};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use semisam_shared::weights::Weights;
 
+pub use super::leaves::to_host;
 use super::{
     ModelError, VNetConfig,
-    conv::{Image, convolve, operator::ConvBackend},
+    conv::{Image, operator::ConvBackend},
     layout,
     layout::{STAGES, Sampling},
+    leaves::Leaves,
 };
 
 /// Share of channels that dropout silences.
@@ -47,8 +45,7 @@ impl<B: Backend> DropoutMasks<B> {
 #[derive(Clone, Debug)]
 pub struct VNet<B: Backend> {
     config: VNetConfig,
-    /// Shape and flat values of each tensor, by its name.
-    leaves: BTreeMap<String, (Vec<usize>, Tensor<B, 1>)>,
+    leaves: Leaves<B>,
 }
 
 impl<B: ConvBackend> VNet<B> {
@@ -59,11 +56,7 @@ impl<B: ConvBackend> VNet<B> {
     pub fn new(config: VNetConfig, weights: &Weights, device: &B::Device) -> Result<Self, ModelError> {
         config.check()?;
         layout::blank(&config).same_architecture(weights)?;
-        let leaves = weights.iter().map(|(name, tensor)| {
-            let values = TensorData::new(tensor.values.clone(), [tensor.values.len()]);
-            (name.to_owned(), (tensor.shape.clone(), Tensor::from_data(values, device)))
-        });
-        Ok(Self { config, leaves: leaves.collect() })
+        Ok(Self { config, leaves: Leaves::new(weights, device) })
     }
 
     /// Copies `values`, one tensor after another, to `device`; `shapes` are [`layout::shapes`] of `config`.
@@ -71,25 +64,12 @@ impl<B: ConvBackend> VNet<B> {
     /// # Panics
     /// If there are fewer values.
     pub fn of_values(config: VNetConfig, shapes: &[(String, Vec<usize>)], values: &[f32], device: &B::Device) -> Self {
-        let mut start = 0;
-        let leaves = shapes.iter().map(|(name, shape)| {
-            let range = start..start + shape.iter().product::<usize>();
-            start = range.end;
-            let values = TensorData::new(values[range].to_vec(), [shape.iter().product::<usize>()]);
-            (name.clone(), (shape.clone(), Tensor::from_data(values, device)))
-        });
-        Self { config, leaves: leaves.collect() }
+        Self { config, leaves: Leaves::of_values(shapes, values, device) }
     }
 
     /// A network whose values lie one tensor after another in `flat`; `shapes` are [`layout::shapes`] of `config`.
     pub fn from_flat(config: VNetConfig, shapes: &[(String, Vec<usize>)], flat: &Tensor<B, 1>) -> Self {
-        let mut start = 0;
-        let leaves = shapes.iter().map(|(name, shape)| {
-            let range = start..start + shape.iter().product::<usize>();
-            start = range.end;
-            (name.clone(), (shape.clone(), flat.clone().slice([range])))
-        });
-        Self { config, leaves: leaves.collect() }
+        Self { config, leaves: Leaves::from_flat(shapes, flat) }
     }
 
     /// Its architecture.
@@ -116,7 +96,7 @@ impl<B: ConvBackend> VNet<B> {
                 kept.push(x.clone());
             }
             for unit in 0..stage.units {
-                x = self.unit(stage.name, stage.sampling, unit, x);
+                x = self.leaves.unit(stage.name, stage.sampling, unit, self.config.groups, x);
             }
             if stage.sampling == Sampling::Up {
                 x = x.plus(kept.pop().expect("the table goes up as often as down"));
@@ -127,63 +107,24 @@ impl<B: ConvBackend> VNet<B> {
                 x = x.silenced(mask.clone());
             }
         }
-        let (weight, bias) = (self.weight("out_conv.weight"), self.vector("out_conv.bias"));
-        Ok(convolve(x, weight, bias, Sampling::Same).values)
-    }
-
-    /// Convolution, GroupNorm, ReLU.
-    fn unit(&self, stage: &str, sampling: Sampling, unit: usize, x: Image<B>) -> Image<B> {
-        let (convolution, normalisation) = (3 * unit, 3 * unit + 1);
-        let weight = self.weight(&format!("{stage}.conv.{convolution}.weight"));
-        let bias = self.vector(&format!("{stage}.conv.{convolution}.bias"));
-        let y = convolve(x, weight, bias, sampling);
-        let scale = self.vector(&format!("{stage}.conv.{normalisation}.weight"));
-        let shift = self.vector(&format!("{stage}.conv.{normalisation}.bias"));
-        Image::normalised(y, scale, shift, self.config.groups)
-    }
-
-    fn vector(&self, name: &str) -> Tensor<B, 1> {
-        self.leaves.get(name).expect("the weights were checked against the layout").1.clone()
-    }
-
-    fn weight(&self, name: &str) -> Tensor<B, 5> {
-        let (shape, values) = self.leaves.get(name).expect("the weights were checked against the layout");
-        let shape: [usize; 5] = shape.as_slice().try_into().expect("a convolution's weight has five dimensions");
-        values.clone().reshape(shape)
+        Ok(self.leaves.convolution("out_conv", Sampling::Same, x).values)
     }
 }
 
 impl<B: ConvBackend + AutodiffBackend> VNet<B> {
     /// The same network, whose tensors record what is computed from them; nothing is copied.
     pub fn tracked(plain: &VNet<B::InnerBackend>) -> Self {
-        let tracked = |(name, (shape, values)): (&String, &(Vec<usize>, Tensor<B::InnerBackend, 1>))| {
-            (name.clone(), (shape.clone(), Tensor::from_inner(values.clone()).require_grad()))
-        };
-        Self { config: plain.config, leaves: plain.leaves.iter().map(tracked).collect() }
+        Self { config: plain.config, leaves: Leaves::tracked(&plain.leaves) }
     }
 
     /// The gradient of every tensor, one after another, on the device; zero where nothing depends on it.
     pub fn flat_gradient(&self, gradients: &B::Gradients) -> Tensor<B::InnerBackend, 1> {
-        let of_leaf = |leaf: &Tensor<B, 1>| leaf.grad(gradients).unwrap_or_else(|| leaf.clone().inner().zeros_like());
-        Tensor::cat(self.leaves.values().map(|(_, leaf)| of_leaf(leaf)).collect(), 0)
+        self.leaves.flat_gradient(gradients)
     }
 
-    /// The gradient of every tensor, one after another, on the host; zero where nothing depends on it. Each leaves the
-    /// device as it is copied, so that there are never two of all.
-    pub fn gradient(&self, mut gradients: B::Gradients) -> Vec<f32> {
-        let count = self.leaves.values().map(|(shape, _)| shape.iter().product::<usize>()).sum();
-        let mut all = Vec::with_capacity(count);
-        for (shape, leaf) in self.leaves.values() {
-            match leaf.grad_remove(&mut gradients) {
-                Some(gradient) => all.extend(to_host(gradient.into_data())),
-                None => all.resize(all.len() + shape.iter().product::<usize>(), 0.0),
-            }
-        }
-        all
+    /// The gradient of every tensor, one after another, on the host; zero where nothing depends on it
+    /// ([`Leaves::gradient`]).
+    pub fn gradient(&self, gradients: B::Gradients) -> Vec<f32> {
+        self.leaves.gradient(gradients)
     }
-}
-
-/// The values of a tensor that left its device.
-pub fn to_host(data: TensorData) -> Vec<f32> {
-    data.convert::<f32>().into_vec().expect("converted to f32 in the line above")
 }

@@ -137,7 +137,8 @@ impl<'a> Guides<'a> {
         let Some(how) = how else { return Ok(None) };
         how.check()?;
         if generalists.is_empty() {
-            let must = "at least one for this method: give the checkpoint of one, such as SAM-Med3D's";
+            let must =
+                "at least one for this method: give the checkpoint of one: SAM-Med3D's, or what `sam pretrain` wrote";
             return Err(TrainError::Setting { name: "generalist", value: "none".to_owned(), must });
         }
         Ok(Some(Self { generalists, store, how }))

@@ -8,24 +8,16 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+pub use crate::data::click::Rule;
+
 use super::{
     belief::{Belief, Firm, entropy},
     components::components,
 };
 use crate::{
-    data::{metrics::edt::distances_to, volume::Volume},
+    data::{click::distances_inside, metrics::edt::distances_to, volume::Volume},
     model::sam::Sign,
 };
-
-/// How the next correction is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Rule {
-    /// Deep within the larger error, as in RITM.
-    Ritm,
-    /// Anywhere in the error, as SAM-Med3D was trained.
-    Uniform,
-}
 
 /// How many points there are at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,32 +63,8 @@ pub fn first(belief: &Belief, firm: &Firm, how: First, random: &mut ChaCha8Rng) 
 pub fn correction(drawn: &[bool], firm: &Firm, rule: Rule, random: &mut ChaCha8Rng) -> Option<Choice> {
     let missed: Vec<bool> = firm.inside.iter().zip(drawn).map(|(inside, drawn)| *inside && !*drawn).collect();
     let added: Vec<bool> = firm.outside.iter().zip(drawn).map(|(outside, drawn)| *outside && *drawn).collect();
-    let all = |mask: &[bool]| (0..mask.len()).filter(|at| mask[*at]).collect::<Vec<usize>>();
-    match rule {
-        Rule::Uniform => {
-            let candidates = all(&missed.iter().zip(&added).map(|(a, b)| *a || *b).collect::<Vec<_>>());
-            let at = *pick(&candidates, random)?;
-            Some((at, if missed[at] { Sign::Foreground } else { Sign::Background }))
-        }
-        Rule::Ritm => {
-            let [of_missed, of_added] = [&missed, &added].map(|mask| depths(mask, firm.shape));
-            let [deepest_missed, deepest_added] =
-                [&of_missed, &of_added].map(|depths| depths.iter().map(|(_, depth)| *depth).fold(0.0, f64::max));
-            let (depths, sign) = if deepest_missed > deepest_added {
-                (of_missed, Sign::Foreground)
-            } else {
-                (of_added, Sign::Background)
-            };
-            let least = 0.5 * deepest_missed.max(deepest_added);
-            let candidates: Vec<usize> =
-                depths.into_iter().filter(|(_, depth)| *depth > least).map(|(at, _)| at).collect();
-            Some((*pick(&candidates, random)?, sign))
-        }
-    }
-}
-
-fn pick<'a, T>(candidates: &'a [T], random: &mut ChaCha8Rng) -> Option<&'a T> {
-    (!candidates.is_empty()).then(|| &candidates[random.random_range(0..candidates.len())])
+    let (at, inside) = rule.choose(&missed, &added, firm.shape, random)?;
+    Some((at, if inside { Sign::Foreground } else { Sign::Background }))
 }
 
 /// A draw in which a voxel weighs the more the less doubt there is about it.
@@ -116,26 +84,9 @@ fn surest(belief: &Belief, candidates: &[usize], random: &mut ChaCha8Rng) -> Opt
 fn deep_half(part: &[usize], shape: [usize; 3]) -> Vec<usize> {
     let mut mask = vec![false; shape.iter().product()];
     part.iter().for_each(|at| mask[*at] = true);
-    let depths = depths(&mask, shape);
+    let depths = distances_inside(&mask, shape, true);
     let deepest = depths.iter().map(|(_, depth)| *depth).fold(0.0, f64::max);
     depths.into_iter().filter(|(_, depth)| *depth > 0.5 * deepest).map(|(at, _)| at).collect()
-}
-
-/// Each voxel of a mask and its distance, in voxels, to the nearest one that is not of it; beyond the volume none is.
-fn depths(mask: &[bool], shape: [usize; 3]) -> Vec<(usize, f64)> {
-    if !mask.contains(&true) {
-        return Vec::new();
-    }
-    let [_, ny, nz] = shape;
-    let padded = shape.map(|extent| extent + 2);
-    let mut inside = Volume { shape: padded, affine: [[0.0; 4]; 4], values: vec![false; padded.iter().product()] };
-    let voxels: Vec<usize> = (0..mask.len()).filter(|at| mask[*at]).collect();
-    for at in &voxels {
-        let to = inside.index(at / nz / ny + 1, at / nz % ny + 1, at % nz + 1);
-        inside.values[to] = true;
-    }
-    let outside = Volume { values: inside.values.iter().map(|inside| !inside).collect(), ..inside.clone() };
-    voxels.into_iter().zip(distances_to(&outside, &inside, [1.0; 3])).collect()
 }
 
 /// Firm background close to the object, and all firm background.

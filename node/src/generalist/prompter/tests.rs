@@ -38,7 +38,7 @@ fn belief(image: &Image, inside: &[bool]) -> Belief {
 }
 
 fn embedding(generalist: &Generalist, image: &Image) -> Embedding {
-    generalist.embed(&View::of(image, generalist.network().image(), None).expect("a view")).expect("its own size")
+    generalist.embed(&generalist.network().view(image, None).expect("a view")).expect("its own size")
 }
 
 const KINDS: [Kind; 3] = [Kind::Point, Kind::Mask, Kind::Both];

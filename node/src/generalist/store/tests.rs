@@ -9,7 +9,11 @@ use super::*;
 use crate::{
     device::Device,
     generalist::network,
-    model::sam::{config::SamConfig, layout},
+    model::{
+        checkpoint::{Description, described_halves},
+        prompt_unet::{self, PromptUNetConfig},
+        sam::{config::SamConfig, layout},
+    },
 };
 
 fn tiny() -> Generalist {
@@ -60,6 +64,29 @@ fn an_embedding_is_computed_once_and_comes_back_bit_for_bit() {
     assert_eq!(read.load(Ordering::Relaxed), 0);
 }
 
+/// The small network sees all of a scan at its own spacing, so that one station is enough wherever somebody looks.
+#[test]
+fn a_small_generalist_names_its_own_views() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text =
+        r#"{"spacing_mm": 4.0, "temperature": 1.0, "steps": [0, 0], "seed": 1, "patch": [16, 16, 16], "recipes": []}"#;
+    let weights = prompt_unet::layout::initial(&PromptUNetConfig { widths: [2, 4, 4, 4] }, 1);
+    let path = folder.path().join("small.safetensors");
+    fs::write(&path, described_halves(&weights, text).expect("bytes")).expect("written");
+    let (generalist, (source, read)) = (Generalist::open(&path, Device::Cpu).expect("a file"), counted(scan(5)));
+    let store = store(&folder.path().join("kept"));
+    let first = store.embedding(&generalist, &source, [40.0, 0.0, 0.0]).expect("computed");
+    // 120 x 40 x 48 mm
+    assert_eq!(first.grid.shape, [32, 16, 16]);
+    let again = store.embedding(&generalist, &source, [-40.0, 0.0, 0.0]).expect("found");
+    assert!(again == first && read.load(Ordering::Relaxed) == 1);
+    assert!(Store::NONE.embedding(&generalist, &source, [0.0; 3]).expect("computed anew") == first);
+    store.keep_only(&[generalist], &[source]).expect("nothing else is there");
+    let (same, read) = counted(scan(5));
+    let generalist = Generalist::open(&path, Device::Cpu).expect("a file");
+    assert!(store.embedding(&generalist, &same, [0.0; 3]).expect("kept") == first && read.load(Ordering::Relaxed) == 0);
+}
+
 #[test]
 fn another_checkpoint_finds_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -73,7 +100,8 @@ fn another_checkpoint_finds_nothing() {
         ..SamConfig::published()
     };
     let of = |seed: u64, digest: u8| Generalist {
-        network: network::on_device(layout::drawn(&config, seed), Device::Cpu).expect("a network"),
+        network: network::on_device(layout::drawn(&config, seed), &Description::default(), Device::Cpu)
+            .expect("a network"),
         digest: Digest([digest; 32]),
     };
     let (source, read) = counted(scan(3));

@@ -1,0 +1,88 @@
+use serde_json::Value;
+
+use super::*;
+use crate::{
+    cli::sam::{GeneralistArgs, SamCommand, evaluate::EvaluateArgs, run as run_sam},
+    data::synth::{Style, SynthSpec, write_cohort},
+};
+
+fn args(out: &Path, steps: u64, minutes: Option<f64>) -> PretrainArgs {
+    PretrainArgs {
+        recipes: vec!["blobs".to_owned()],
+        out: out.to_owned(),
+        steps,
+        minutes,
+        batch: 2,
+        spacing: 4.0,
+        patch: [16, 16, 16],
+        learning_rate: 2e-3,
+        widths: [2, 2, 4, 4],
+        calibration: 2,
+        seed: 5,
+        device: DeviceChoice::Cpu,
+    }
+}
+
+fn lines(command: &SamCommand, stop: &AtomicBool) -> Result<Vec<Value>, super::super::SamCommandError> {
+    let mut out = Vec::new();
+    run_sam(command, Format::Json, &mut out, stop)?;
+    let text = String::from_utf8(out).expect("JSON is text");
+    Ok(text.lines().map(|line| serde_json::from_str(line).expect("a line is a document")).collect())
+}
+
+#[test]
+fn a_run_in_many_sittings_gives_the_same_file_and_it_can_be_used() {
+    let (folder, never) = (tempfile::tempdir().expect("a folder"), AtomicBool::new(false));
+    let (whole, pieces) = (folder.path().join("whole.safetensors"), folder.path().join("pieces.safetensors"));
+    let pretrain = |out: &Path, minutes| {
+        lines(&SamCommand::Pretrain(args(out, 3, minutes)), &never).expect("it runs").pop().expect("a last line")
+    };
+    let last = pretrain(&whole, None);
+    assert_eq!(last["card"]["steps"], serde_json::json!([3, 3]));
+    for done in 1..=3 {
+        // six microseconds are over after one step
+        let last = pretrain(&pieces, Some(1e-7));
+        assert_eq!(last["card"]["steps"], serde_json::json!([done, 3]));
+    }
+    assert_eq!(fs::read(&whole).expect("written"), fs::read(&pieces).expect("written"));
+    let style = Style::from_seed(1);
+    let spec =
+        SynthSpec { style, shape: [20, 18, 16], spacing_mm: [4.0; 3], patients: 2, labelled_patients: 1, seed: 1 };
+    let data = folder.path().join("data");
+    write_cohort(&spec, &data).expect("a cohort");
+    let generalist = GeneralistArgs { checkpoint: whole, device: DeviceChoice::Cpu };
+    let evaluate = EvaluateArgs { generalist, data, clicks: vec![1, 3], first: Some(1), seed: 1 };
+    let found = lines(&SamCommand::Evaluate(evaluate), &never).expect("it works");
+    assert_eq!((found.len(), &found[1]["case"], &found[1]["prompts"]), (2, &"mean".into(), &"truth".into()));
+    let dice = |clicks: &str| found[1]["dice"][clicks].as_f64().expect("a number");
+    assert!((0.0..=1.0).contains(&dice("1")) && (0.0..=1.0).contains(&dice("3")));
+}
+
+#[test]
+fn a_request_to_stop_keeps_the_state_and_writes_no_network() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("small.safetensors");
+    let found = lines(&SamCommand::Pretrain(args(&out, 3, None)), &AtomicBool::new(true)).expect("it stops");
+    assert_eq!(found.last().expect("a line")["stopped"], true);
+    assert!(!out.exists() && folder.path().join("small.state.safetensors").exists());
+    let other = PretrainArgs { seed: 6, ..args(&out, 3, None) };
+    let error = lines(&SamCommand::Pretrain(other), &AtomicBool::new(false)).expect_err("another run's state");
+    assert!(error.to_string().contains("small.state.safetensors") && error.to_string().contains("other settings"));
+}
+
+#[test]
+fn what_is_asked_for_wrongly_is_named() {
+    assert!(parse_sides("64,48,32").is_ok() && parse_sides("64,48,30").is_err() && parse_sides("64,48").is_err());
+    assert!(parse_widths("8,16,48,96").is_ok() && parse_widths("8,12,48,96").is_err() && parse_widths("8,16").is_err());
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("small.safetensors");
+    let error = |args: PretrainArgs| {
+        lines(&SamCommand::Pretrain(args), &AtomicBool::new(false)).expect_err("refused").to_string()
+    };
+    for minutes in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e300] {
+        assert!(error(args(&out, 3, Some(minutes))).contains("--minutes"));
+    }
+    assert!(error(args(&out, 0, None)).contains("`steps`"));
+    assert!(error(PretrainArgs { recipes: vec!["blobs:no".to_owned()], ..args(&out, 3, None) }).contains("`blobs:no`"));
+    assert!(error(args(&folder.path().join("no/such/folder/x.safetensors"), 1, None)).contains("no/such/folder"));
+}

@@ -29,6 +29,7 @@ mod outcome;
 pub mod policy;
 pub mod predict;
 mod progress;
+mod replacing;
 pub mod run;
 pub mod sam;
 mod signals;

@@ -17,7 +17,7 @@ use super::{
     Format,
     evaluate::{EvaluateError, mean, score_scan},
     guides::GuideArgs,
-    print, resolve,
+    print, replacing, resolve,
     storage::{StorageArgs, fetch_all},
     viewing::parse_patch,
 };
@@ -311,16 +311,9 @@ fn state_error(path: &Path, source: StateError) -> TrainCommandError {
     TrainCommandError::State { path: path.to_path_buf(), source }
 }
 
-/// Writes a file so that a crash leaves the old one or the new one.
+/// See [`replacing::replace`].
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), TrainCommandError> {
-    let beside = path.with_extension("writing");
-    let write = || {
-        let mut file = fs::File::create(&beside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)
-    };
-    write().map_err(|source| TrainCommandError::Write { path: path.to_path_buf(), source })
+    replacing::replace(path, bytes).map_err(|source| TrainCommandError::Write { path: path.to_path_buf(), source })
 }
 
 /// `waited` is the share of the time since the last report.

@@ -16,7 +16,7 @@ use semisam_shared::ids::Digest;
 use serde_json::json;
 
 use crate::{
-    cli::{Format, print, resolve},
+    cli::{Format, print, replacing, resolve},
     data::mixture::{Mixture, MixtureError},
     device::{DeviceChoice, DeviceError},
     generalist::unet::Card,
@@ -229,16 +229,9 @@ fn state_error(path: &Path, source: StateError) -> PretrainError {
     PretrainError::State { path: path.to_path_buf(), source }
 }
 
-/// Writes a file so that a crash leaves the old one or the new one.
+/// See [`replacing::replace`].
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), PretrainError> {
-    let beside = path.with_extension("writing");
-    let write = || {
-        let mut file = fs::File::create(&beside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)
-    };
-    write().map_err(|source| PretrainError::File { path: path.to_path_buf(), source })
+    replacing::replace(path, bytes).map_err(|source| PretrainError::File { path: path.to_path_buf(), source })
 }
 
 /// Means over the examples since the last report.

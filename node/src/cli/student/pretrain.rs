@@ -14,7 +14,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::{
-    cli::{Format, print, resolve, viewing::parse_patch},
+    cli::{Format, print, replacing, resolve, viewing::parse_patch},
     data::{
         normalise::normalise,
         recipe::{Recipe, RecipeError, View},
@@ -200,19 +200,11 @@ fn save(path: &Path, progress: &Progress) -> Result<(), PretrainError> {
     replace(path, &progress.to_bytes()?)
 }
 
-/// Writes a file so that a crash leaves the old one or the new one.
+/// See [`replacing::replace`].
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), PretrainError> {
-    let beside = path.with_extension("writing");
-    let write = || {
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            fs::create_dir_all(folder)?;
-        }
-        let mut file = fs::File::create(&beside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)
-    };
-    write().map_err(|source| PretrainError::File { path: path.to_path_buf(), source })
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let written = folder.map_or(Ok(()), fs::create_dir_all).and_then(|()| replacing::replace(path, bytes));
+    written.map_err(|source| PretrainError::File { path: path.to_path_buf(), source })
 }
 
 fn tell(out: &mut dyn Write, format: Format, report: &Report<'_>) -> io::Result<()> {

@@ -117,6 +117,8 @@ fn by_definition(case: &Case) -> Result<(), TestCaseError> {
     gradient.iter().enumerate().for_each(|(at, g)| db[of_output(at)] += f64::from(*g));
     let slope = [Term { values: &gradient, affine: None }];
     let slope = Source::new(result, &slope);
+    // of all planes, as in `close`: a plane of a few small numbers is the difference of large ones
+    let largest = y.iter().fold(1.0_f64, |largest, y| largest.max(y.abs()));
     for path in Path::ALL.into_iter().filter(|path| path.available()) {
         let found = case.conv.forward_on(path, &source, &weight, &bias);
         prop_assert!(close(&found.values, &y, 1e-5), "value on {path}");
@@ -124,7 +126,6 @@ fn by_definition(case: &Case) -> Result<(), TestCaseError> {
         for (plane, moments) in y.chunks(oh * ow).zip(&found.moments) {
             let mean = plane.iter().sum::<f64>() / plane.len() as f64;
             let squares: f64 = plane.iter().map(|y| (y - mean).powi(2)).sum();
-            let largest = plane.iter().fold(1.0_f64, |largest, y| largest.max(y.abs()));
             prop_assert!((mean - moments.mean).abs() < 1e-5 * largest);
             prop_assert!((squares - moments.squares).abs() < 1e-4 * (largest * largest + squares));
         }
@@ -132,8 +133,10 @@ fn by_definition(case: &Case) -> Result<(), TestCaseError> {
         let found = case.conv.input_gradient_on(path, &slope, &weight, &zeros, [d, h, w]);
         prop_assert!(close(&found, &dx, 1e-5), "input gradient on {path}");
         let (weights, biases) = case.conv.weight_gradient_on(path, &source, &slope);
-        prop_assert!(close(&weights, &dw, 1e-5), "weight gradient on {path}");
-        prop_assert!(close(&biases, &db, 1e-5), "bias gradient on {path}");
+        // a sum over many places may be the small difference of large parts
+        let tolerance = 1e-5 * (gradient.len() as f64 / case.outputs as f64 / 64.0).max(1.0);
+        prop_assert!(close(&weights, &dw, tolerance), "weight gradient on {path}");
+        prop_assert!(close(&biases, &db, tolerance), "bias gradient on {path}");
     }
     Ok(())
 }

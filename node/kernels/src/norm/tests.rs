@@ -13,16 +13,20 @@ struct Case {
     dropout: bool,
 }
 
+/// Groups of at least 16 numbers: those of a few may all be nearly equal, and what is left of them after the mean is rounding.
 fn cases() -> impl Strategy<Value = Case> {
     let sides = prop_oneof![3 => prop::array::uniform3(1_usize..9), 1 => Just([2, 17, 33])];
-    (1_usize..3, 1_usize..4, 1_usize..4, sides, any::<u64>(), any::<bool>()).prop_map(
-        |(batch, groups, members, [d, h, w], seed, dropout)| Case {
+    (1_usize..3, 1_usize..4, 1_usize..4, sides, any::<u64>(), any::<bool>())
+        .prop_map(|(batch, groups, members, [d, h, w], seed, dropout)| Case {
             shape: [batch, groups * members, d, h, w],
             groups,
             seed,
             dropout,
-        },
-    )
+        })
+        .prop_filter("a group has numbers enough", |case| {
+            let [_, channels, d, h, w] = case.shape;
+            channels / case.groups * d * h * w >= 16
+        })
 }
 
 /// What a case is made of.
@@ -104,6 +108,8 @@ proptest! {
         prop_assume!(value.iter().all(|value| value.abs() > 1e-4));
         let [.., h, w] = case.shape;
         let voxels: usize = case.shape[2..].iter().product();
+        // a sum over many places may be the small difference of large parts
+        let of_sums = 2e-5 * (case.shape[0] * voxels) as f64 / 64.0;
         for path in Path::ALL.into_iter().filter(|path| path.available()) {
             let norm = numbers.norm(&case);
             let statistics = norm.statistics(&moments(path, &numbers.z, h * w));
@@ -116,8 +122,8 @@ proptest! {
             let mut gradient = numbers.gradient.clone();
             let of_parameters = norm.gradients_on(path, &numbers.z, &statistics, &mut gradient);
             prop_assert!(close(&gradient, &of_z, 2e-5), "gradient of the input on {path}");
-            prop_assert!(close(&of_parameters.scale, &of_scale, 2e-5), "gradient of the scale on {path}");
-            prop_assert!(close(&of_parameters.shift, &of_shift, 2e-5), "gradient of the shift on {path}");
+            prop_assert!(close(&of_parameters.scale, &of_scale, of_sums.max(2e-5)), "gradient of the scale on {path}");
+            prop_assert!(close(&of_parameters.shift, &of_shift, of_sums.max(2e-5)), "gradient of the shift on {path}");
         }
     }
 

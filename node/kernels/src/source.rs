@@ -95,6 +95,7 @@ pub(crate) unsafe fn copy<V: Vector>(from: *const f32, to: *mut f32, count: usiz
     unsafe {
         if count < V::LANES {
             while at < count {
+                // volatile, or the compiler makes the loop a call of the system's copy
                 to.add(at).write_volatile(*from.add(at));
                 at += 1;
             }

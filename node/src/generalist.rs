@@ -115,9 +115,6 @@ pub enum GeneralistError {
     /// An embedding that should go.
     #[error("embeddings of scans that are no longer there cannot be removed")]
     Forget(#[source] io::Error),
-    /// An embedding that says nothing of places.
-    #[error(transparent)]
-    NoPlaces(#[from] features::NoPlaces),
     /// It is another one than before.
     #[error("`{0}` has changed since it was first read; leave scans alone while they are used, and start again")]
     Changed(PathBuf),

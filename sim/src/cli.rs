@@ -11,7 +11,13 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use semisam_node::train::local::Method;
+
 use crate::{
+    bench::accuracy::{
+        self,
+        runs::{Settings, Start},
+    },
     demo::{self, Options, cohorts::Dealing, progress::Progress},
     programs::{self, Program},
 };
@@ -42,6 +48,9 @@ enum Format {
 enum Verb {
     /// Hospitals with scans, a consortium, real programs, private rounds, scores, and the auditor's verdict.
     Demo(DemoArgs),
+    /// Trains many times and makes a table.
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Becomes another program.
     #[command(hide = true)]
     As(AsArgs),
@@ -76,6 +85,70 @@ struct DemoArgs {
     /// Two hospitals, two rounds, tiny scans: shows that everything works, in half a minute.
     #[arg(long)]
     smallest: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum BenchCommand {
+    /// How good students become with few labels, method by method. What is done is kept: the same command goes on.
+    Accuracy(AccuracyArgs),
+}
+
+#[derive(Debug, Args)]
+struct AccuracyArgs {
+    /// A folder of labelled scans; those called `test_..` are held out, else the last fifth.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Where results go: runs.jsonl, table.md, dice.svg.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// The pre-trained student that warm starts begin with.
+    #[arg(long, value_name = "FILE")]
+    init: Option<PathBuf>,
+    /// Whom the methods ask that ask a generalist.
+    #[arg(long, value_name = "FILE")]
+    generalist: Option<PathBuf>,
+    /// Rows of the table.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Method::value_variants().to_vec())]
+    methods: Vec<Method>,
+    /// What trainings start from.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Start::Warm])]
+    starts: Vec<Start>,
+    /// Columns of the table: how many scans are labelled.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8], value_name = "N")]
+    labels: Vec<usize>,
+    /// Trainings of each kind.
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: u64,
+    /// Voxel size, in millimetres.
+    #[arg(long, default_value_t = 2.5, value_name = "MM", value_parser = spacing)]
+    spacing: f64,
+    /// Optimiser steps from a warm start, and from random weights.
+    #[arg(long, num_args = 2, value_names = ["WARM", "SCRATCH"], default_values_t = [300, 600])]
+    steps: Vec<u64>,
+    /// First step size from a warm start, and from random weights.
+    #[arg(long, num_args = 2, value_names = ["WARM", "SCRATCH"], default_values_t = [0.01, 0.05])]
+    learning_rate: Vec<f64>,
+    /// Trainings at once, each on one thread [default: as many as there are processors].
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+}
+
+impl AccuracyArgs {
+    fn options(&self) -> accuracy::Options {
+        let settings = Settings {
+            spacing_mm: self.spacing,
+            starts: self.starts.clone(),
+            methods: self.methods.clone(),
+            labels: self.labels.clone(),
+            seeds: self.seeds,
+            steps: [self.steps[0], self.steps[1]],
+            learning_rate: [self.learning_rate[0], self.learning_rate[1]],
+            init: self.init.clone(),
+            generalist: self.generalist.clone(),
+        };
+        let jobs = self.jobs.unwrap_or_else(demo::cores);
+        accuracy::Options { data: self.data.clone(), out: self.out.clone(), settings, jobs }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -131,6 +204,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
             }
         }
         Verb::Demo(args) => demonstrate(&args, cli.format, &mut io::stdout().lock()),
+        Verb::Bench(BenchCommand::Accuracy(args)) => measure(&args, &mut io::stdout().lock()),
     }
 }
 
@@ -165,6 +239,20 @@ fn demonstrate(args: &DemoArgs, format: Format, out: &mut dyn Write) -> u8 {
         (false, _) => UNSOUND,
         (true, false) => FAILED,
         (true, true) => DONE,
+    }
+}
+
+fn measure(args: &AccuracyArgs, out: &mut dyn Write) -> u8 {
+    let told = match accuracy::run(&args.options(), &Progress::on_stderr()) {
+        Ok(table) => write!(out, "{table}").map_err(|error| Box::new(error) as Box<dyn Error>),
+        Err(error) => Err(error.into()),
+    };
+    match told {
+        Ok(()) => DONE,
+        Err(error) => {
+            complain(&*error);
+            FAILED
+        }
     }
 }
 

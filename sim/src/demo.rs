@@ -13,9 +13,9 @@ use semisam_node::device::{Device, DeviceChoice, DeviceError};
 use semisam_shared::chain::file::ChainFileError;
 
 mod chaos;
-mod children;
+pub(crate) mod children;
 pub mod cohorts;
-mod disk;
+pub(crate) mod disk;
 mod enrolment;
 mod layout;
 pub mod plan;
@@ -126,7 +126,7 @@ impl Options {
 }
 
 /// How many things this machine does at once.
-fn cores() -> usize {
+pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 

@@ -14,8 +14,8 @@ use crate::{
 /// Generalists, and how they are asked. What is not given is as the method has it.
 #[derive(Clone, Debug, Default, Args)]
 pub struct GuideArgs {
-    /// A frozen generalist: a SAM-Med3D, .pth or .safetensors, for the methods `semisam`, `semisam-plus` and `semisam-o1`,
-    /// or a small generalist of `sam pretrain` for the first two. Repeat for several, with `semisam-plus`.
+    /// A frozen generalist, for the methods `semisam`, `semisam-plus` and `semisam-o1`: a SAM-Med3D, .pth or .safetensors, or
+    /// a small generalist of `sam pretrain`. Repeat for several, with `semisam-plus`.
     #[arg(long = "generalist", value_name = "FILE")]
     pub generalists: Vec<PathBuf>,
     /// A set of prompts that each generalist gets. Repeat for several.

@@ -3,6 +3,7 @@
 
 pub mod evaluate;
 pub mod pretrain;
+pub mod refine;
 
 use std::{
     fs,
@@ -30,6 +31,7 @@ use crate::{
         view::View,
     },
     model::checkpoint::{self, CheckpointError},
+    student::StudentError,
 };
 
 /// What can be done with a generalist.
@@ -43,6 +45,8 @@ pub enum SamCommand {
     Embed(EmbedArgs),
     /// Scores masks after clicks that the true labels lead to.
     Evaluate(evaluate::EvaluateArgs),
+    /// Scores what a student's own prediction leads to, alone and averaged with it.
+    Refine(refine::RefineArgs),
     /// Trains a small generalist on synthetic scans.
     Pretrain(pretrain::PretrainArgs),
 }
@@ -118,6 +122,9 @@ pub enum SamCommandError {
     /// A folder of scans.
     #[error(transparent)]
     Folder(#[from] FolderError),
+    /// A student.
+    #[error(transparent)]
+    Student(#[from] StudentError),
     /// Pre-training.
     #[error(transparent)]
     Pretrain(#[from] pretrain::PretrainError),
@@ -171,6 +178,7 @@ pub fn run(
 ) -> Result<(), SamCommandError> {
     let (words, value) = match command {
         SamCommand::Evaluate(args) => return evaluate::run(args, format, out),
+        SamCommand::Refine(args) => return refine::run(args, format, out),
         SamCommand::Pretrain(args) => return Ok(pretrain::run(args, format, out, stop)?),
         SamCommand::Verify(args) => verify(args)?,
         SamCommand::Segment(args) => segment(args)?,

@@ -34,7 +34,8 @@ struct Part {
 #[derive(Debug)]
 enum Anatomy {
     Blobs,
-    Recipe(Box<Recipe>),
+    /// As its scans may be stored: at least one way.
+    Recipe(Vec<Recipe>),
 }
 
 /// Why there is no mixture.
@@ -55,11 +56,17 @@ pub enum MixtureError {
 
 impl Mixture {
     /// Opens recipes given as `NAME`, `FILE`, or either with `:WEIGHT`, to be seen at `spacing_mm`; `patch` are the sides
-    /// of the volumes that will be cut out of them.
+    /// of the volumes that will be cut out of them. `axes` are ways in which scans may be stored, each as likely as another: for
+    /// each axis whether it points the other way than right, front and up. None is that way alone.
     ///
     /// # Errors
     /// If a recipe cannot be read, or a weight is no positive number.
-    pub fn open(recipes: &[String], patch: [usize; 3], spacing_mm: f64) -> Result<Self, MixtureError> {
+    pub fn open(
+        recipes: &[String],
+        patch: [usize; 3],
+        spacing_mm: f64,
+        axes: &[[bool; 3]],
+    ) -> Result<Self, MixtureError> {
         let mut parts: Vec<Part> = Vec::new();
         for text in recipes {
             let (name, weight) = match text.rsplit_once(':') {
@@ -72,7 +79,7 @@ impl Mixture {
             if parts.iter().any(|part| part.name == name) {
                 return Err(MixtureError::Twice(name.to_owned()));
             }
-            let anatomy = if name == BLOBS { Anatomy::Blobs } else { recipe(name, spacing_mm)? };
+            let anatomy = if name == BLOBS { Anatomy::Blobs } else { recipe(name, spacing_mm, axes)? };
             parts.push(Part { name: name.to_owned(), weight, anatomy });
         }
         Ok(Self { parts, patch, spacing_mm })
@@ -89,7 +96,7 @@ impl Mixture {
         let of_part = |part: &Part| {
             let text = match &part.anatomy {
                 Anatomy::Blobs => BLOBS.to_owned(),
-                Anatomy::Recipe(recipe) => format!("{recipe:?}"),
+                Anatomy::Recipe(ways) => format!("{ways:?}"),
             };
             (part.name.clone(), part.weight, Digest::of(text.as_bytes()).to_string())
         };
@@ -111,16 +118,21 @@ impl Mixture {
                 let style = Style::from_seed(random.random());
                 synth_case(&style, self.patch, [self.spacing_mm; 3], random.random())
             }
-            Anatomy::Recipe(recipe) => recipe.scan(seed, number),
+            Anatomy::Recipe(ways) => ways[random.random_range(0..ways.len())].scan(seed, number),
         };
         normalise(&mut image);
         PreparedScan { image, labels: Some(labels) }
     }
 }
 
-fn recipe(name: &str, spacing_mm: f64) -> Result<Anatomy, MixtureError> {
-    let view = View { spacing_mm: Some([spacing_mm; 3]), ..View::default() };
-    Ok(Anatomy::Recipe(Box::new(Recipe::open(name)?.seen(view)?)))
+fn recipe(name: &str, spacing_mm: f64, axes: &[[bool; 3]]) -> Result<Anatomy, MixtureError> {
+    let plain = [View::default().flipped];
+    let recipe = Recipe::open(name)?;
+    let way = |flipped: &[bool; 3]| {
+        recipe.clone().seen(View { spacing_mm: Some([spacing_mm; 3]), flipped: *flipped, ..View::default() })
+    };
+    let ways = if axes.is_empty() { &plain[..] } else { axes };
+    Ok(Anatomy::Recipe(ways.iter().map(way).collect::<Result<_, RecipeError>>()?))
 }
 
 #[cfg(test)]
@@ -128,7 +140,7 @@ mod tests {
     use super::*;
 
     fn open(recipes: &[&str]) -> Result<Mixture, MixtureError> {
-        Mixture::open(&recipes.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>(), [24, 16, 16], 4.0)
+        Mixture::open(&recipes.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>(), [24, 16, 16], 4.0, &[])
     }
 
     #[test]
@@ -139,6 +151,25 @@ mod tests {
         assert_ne!(mixture.scan(1, 7).image.values, mixture.scan(2, 7).image.values);
         let blobs = (0..80).filter(|number| mixture.scan(1, *number).image.shape == [24, 16, 16]).count();
         assert!((48..72).contains(&blobs), "{blobs} of 80");
+    }
+
+    #[test]
+    fn scans_are_stored_in_each_of_the_ways() {
+        let open = |axes: &[[bool; 3]]| {
+            Mixture::open(&["left-atrium".to_owned()], [24, 16, 16], 4.0, axes).expect("it is shipped")
+        };
+        let (plain, turned) = (open(&[]), open(&[[true, true, false]]));
+        let both = open(&[[false; 3], [true, true, false]]);
+        assert_ne!(plain.digest(), both.digest());
+        assert_ne!(plain.scan(1, 3), turned.scan(1, 3));
+        let found: Vec<bool> = (0..16)
+            .map(|number| {
+                let scan = both.scan(1, number);
+                assert!(scan == plain.scan(1, number) || scan == turned.scan(1, number));
+                scan == plain.scan(1, number)
+            })
+            .collect();
+        assert!(found.contains(&true) && found.contains(&false), "{found:?}");
     }
 
     #[test]

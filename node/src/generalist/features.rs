@@ -4,7 +4,13 @@
 //! Nothing is learnt and nobody is prompted: a voxel belongs to the class whose mean feature, taken from labelled scans, points
 //! in the most similar direction.
 
-use super::{Embedding, view::seen};
+use semisam_shared::weights::Tensor;
+
+use super::{
+    Embedding,
+    network::{NetworkError, Promptable},
+    view::seen,
+};
 use crate::data::{
     grid::Grid,
     resample::{ResampleError, labels_onto},
@@ -27,28 +33,22 @@ pub struct Seen(Vec<Features>);
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prototypes(Vec<Option<Vec<f32>>>);
 
-/// Embeddings without places in them.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "this generalist's embedding has shape {0:?}, not one row of channels for each place, so there are no prototypes in it; give a SAM-Med3D, or choose `semisam` or `semisam-plus`"
-)]
-pub struct NoPlaces(Vec<usize>);
-
 impl Features {
-    /// Of an embedding [1, channels, x, y, z].
-    fn of(embedding: &Embedding) -> Result<Self, NoPlaces> {
-        let shape = &embedding.values.shape;
-        let [1, channels, x, y, z] = shape[..] else { return Err(NoPlaces(shape.clone())) };
+    /// Of what a network says of the places of a view, [1, channels, x, y, z].
+    ///
+    /// # Panics
+    /// If it has another shape.
+    fn of(places: &Tensor, view: &Grid) -> Self {
+        let [1, channels, x, y, z] = places.shape[..] else { panic!("one row of channels for each place") };
         let count = x * y * z;
-        let view = embedding.grid;
         let factor: [f64; 3] = std::array::from_fn(|axis| view.shape[axis] as f64 / [x, y, z][axis] as f64);
         let cells = view.rebased(factor.map(|factor| (factor - 1.0) / 2.0), factor, [x, y, z]);
         let mut values = Vec::with_capacity(count * channels);
         for cell in 0..count {
-            let feature = (0..channels).map(|channel| embedding.values.values[channel * count + cell]);
+            let feature = (0..channels).map(|channel| places.values[channel * count + cell]);
             values.extend(direction(feature.collect()));
         }
-        Ok(Self { cells, values })
+        Self { cells, values }
     }
 
     fn cell(&self, cell: usize) -> &[f32] {
@@ -76,12 +76,13 @@ impl Features {
 }
 
 impl Seen {
-    /// Of a scan's embeddings.
+    /// Of a scan's embeddings by `network`.
     ///
     /// # Errors
-    /// If they have no places.
-    pub fn of(embeddings: &[Embedding]) -> Result<Self, NoPlaces> {
-        Ok(Self(embeddings.iter().map(Features::of).collect::<Result<_, _>>()?))
+    /// If they are another network's.
+    pub fn of(network: &dyn Promptable, embeddings: &[Embedding]) -> Result<Self, NetworkError> {
+        let features = |embedding: &Embedding| Ok(Features::of(&network.places(&embedding.values)?, &embedding.grid));
+        Ok(Self(embeddings.iter().map(features).collect::<Result<_, NetworkError>>()?))
     }
 
     /// The mean direction of all of the scan: what scans are compared by.
@@ -170,12 +171,10 @@ fn add(sum: &mut Vec<f32>, values: &[f32]) {
 
 #[cfg(test)]
 mod tests {
-    use semisam_shared::weights::Tensor;
-
     use super::*;
 
     /// Two views of a scan of 16 x 8 x 8 mm, cells of 4 mm; the first channel is high where x is.
-    fn embedding(first_mm: f64, turn: f32) -> Embedding {
+    fn features(first_mm: f64, turn: f32) -> Features {
         let grid = Grid {
             shape: [8; 3],
             affine: [[1.0, 0.0, 0.0, first_mm], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]],
@@ -183,10 +182,8 @@ mod tests {
         // [1, 2, 2, 2, 2]: cells along x lie at first + 1.5 and first + 5.5
         let bright = |cell: usize| first_mm + [1.5, 5.5][cell / 4] > 8.0;
         let channel = |channel: usize| (0..8).map(move |cell| if bright(cell) == (channel == 0) { 3.0 } else { turn });
-        Embedding {
-            values: Tensor { shape: vec![1, 2, 2, 2, 2], values: channel(0).chain(channel(1)).collect() },
-            grid,
-        }
+        let places = Tensor { shape: vec![1, 2, 2, 2, 2], values: channel(0).chain(channel(1)).collect() };
+        Features::of(&places, &grid)
     }
 
     fn labels(shape: [usize; 3]) -> LabelMap {
@@ -197,8 +194,8 @@ mod tests {
 
     #[test]
     fn prototypes_of_one_scan_draw_the_object_of_another() {
-        let one = Seen::of(&[embedding(0.0, 0.5), embedding(8.0, 0.5)]).expect("places");
-        let other = Seen::of(&[embedding(0.0, 1.0), embedding(4.0, 1.0), embedding(8.0, 1.0)]).expect("places");
+        let one = Seen(vec![features(0.0, 0.5), features(8.0, 0.5)]);
+        let other = Seen(vec![features(0.0, 1.0), features(4.0, 1.0), features(8.0, 1.0)]);
         let truth = labels([16, 8, 8]);
         let prototypes = Prototypes::of(&[(&one, &truth)], 2).expect("the same axes");
         assert!(prototypes.any());
@@ -206,23 +203,17 @@ mod tests {
         // beyond what was looked at there is background
         let wide = other.draw(&prototypes, &Grid::from(&labels([32, 8, 8])));
         assert!(wide.values.iter().enumerate().all(|(at, class)| (*class == 1) == (8..16).contains(&(at / 64))));
-        let half = Seen::of(&[embedding(0.0, 0.5)]).expect("places");
+        let half = Seen(vec![features(0.0, 0.5)]);
         assert!(alike(&one.gist(), &one.gist()) > 0.999_999 && alike(&one.gist(), &half.gist()) < 0.99);
     }
 
     #[test]
     fn a_class_that_nobody_shows_is_never_drawn() {
-        let scan = Seen::of(&[embedding(0.0, 0.5), embedding(8.0, 0.5)]).expect("places");
+        let scan = Seen(vec![features(0.0, 0.5), features(8.0, 0.5)]);
         let mut empty = labels([16, 8, 8]);
         empty.values.fill(0);
         let prototypes = Prototypes::of(&[(&scan, &empty)], 3).expect("the same axes");
         assert!(!prototypes.any());
         assert!(scan.draw(&prototypes, &Grid::from(&empty)).values.iter().all(|class| *class == 0));
-    }
-
-    #[test]
-    fn an_embedding_without_places_is_refused() {
-        let flat = Embedding { values: Tensor { shape: vec![1, 16], values: vec![0.0; 16] }, ..embedding(0.0, 0.5) };
-        assert_eq!(Seen::of(&[flat]), Err(NoPlaces(vec![1, 16])));
     }
 }

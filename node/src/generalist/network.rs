@@ -50,6 +50,13 @@ pub trait Promptable: Send + Sync + fmt::Debug {
     /// If it takes no image of this size.
     fn embed(&self, image: &Image) -> Result<weights::Tensor, NetworkError>;
 
+    /// What an embedding says of each place of its view, without a prompt: [1, channels, x, y, z], each place a block of equal
+    /// sides.
+    ///
+    /// # Errors
+    /// If it is another network's.
+    fn places(&self, embedding: &weights::Tensor) -> Result<weights::Tensor, NetworkError>;
+
     /// Logits of the object that is meant, and the network's guess of its own intersection over union.
     ///
     /// # Errors
@@ -116,6 +123,16 @@ struct SamMed3d<B: Backend> {
 }
 
 impl<B: TransformerBackend> SamMed3d<B> {
+    /// The shape of this network's embeddings; refuses another.
+    fn own(&self, embedding: &weights::Tensor) -> Result<[usize; 5], SamError> {
+        let ([d, h, w], channels) = (self.sam.config().grid, self.sam.config().channels);
+        let expected = [1, channels, d, h, w];
+        if embedding.shape == expected {
+            return Ok(expected);
+        }
+        Err(SamError::Shape { what: "an embedding", expected: expected.to_vec(), found: embedding.shape.clone() })
+    }
+
     fn five(&self, values: &[f32], shape: [usize; 5]) -> Tensor<B, 5> {
         Tensor::from_data(TensorData::new(values.to_vec(), shape), &self.device)
     }
@@ -144,14 +161,14 @@ impl<B: TransformerBackend> Promptable for SamMed3d<B> {
         Ok(weights::Tensor { shape: embedding.dims().to_vec(), values: to_host(embedding.into_data()) })
     }
 
+    fn places(&self, embedding: &weights::Tensor) -> Result<weights::Tensor, NetworkError> {
+        self.own(embedding)?;
+        Ok(embedding.clone())
+    }
+
     fn decode(&self, embedding: &weights::Tensor, prompts: &Prompts) -> Result<(Vec<f32>, f32), NetworkError> {
-        let config = self.sam.config();
-        let ([d, h, w], [x, y, z], channels) = (config.grid, config.low_resolution(), config.channels);
-        let expected = [1, channels, d, h, w];
-        if embedding.shape != expected {
-            let (expected, found) = (expected.to_vec(), embedding.shape.clone());
-            return Err(SamError::Shape { what: "an embedding", expected, found }.into());
-        }
+        let expected = self.own(embedding)?;
+        let [x, y, z] = self.sam.config().low_resolution();
         if let Some(mask) = prompts.mask.as_ref().filter(|mask| mask.len() != x * y * z) {
             let (expected, found) = (vec![x * y * z], vec![mask.len()]);
             return Err(SamError::Shape { what: "a mask prompt", expected, found }.into());

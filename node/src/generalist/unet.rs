@@ -26,6 +26,10 @@ use crate::{
 /// No view is longer along an axis, in voxels, so that the features of a large scan fit into memory.
 const MOST: usize = 160;
 
+/// The level whose features speak of places: blocks of four voxels, 10 mm at the usual spacing. Finer levels know edges more
+/// than organs, and the coarsest has too few blocks.
+const PLACES: usize = 2;
+
 /// What the file of a small generalist says about it, beside its weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Card {
@@ -138,6 +142,11 @@ impl<B: ConvBackend> Promptable for Small<B> {
 
     fn embed(&self, image: &Image) -> Result<weights::Tensor, NetworkError> {
         Ok(self.network.embed(self.maps(image.values.clone(), image.shape))?.to_host())
+    }
+
+    fn places(&self, embedding: &weights::Tensor) -> Result<weights::Tensor, NetworkError> {
+        let features = Features::<B>::from_host(&self.network.config(), embedding, &self.device)?;
+        Ok(features.level(PLACES))
     }
 
     fn decode(&self, embedding: &weights::Tensor, prompts: &Prompts) -> Result<(Vec<f32>, f32), NetworkError> {

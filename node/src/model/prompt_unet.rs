@@ -171,6 +171,15 @@ impl<B: Backend> Features<B> {
         Ok(Self(levels.collect()))
     }
 
+    /// Those of a level, in the host's memory: [batch, width, sides halved level times].
+    ///
+    /// # Panics
+    /// If there is no such level.
+    pub fn level(&self, level: usize) -> weights::Tensor {
+        let tensor = self.0[level].clone();
+        weights::Tensor { shape: tensor.dims().to_vec(), values: to_host(tensor.into_data()) }
+    }
+
     /// Sides of the image that these are features of.
     pub fn sides(&self) -> [usize; 3] {
         let [_, _, sides @ ..] = self.0[0].dims();

@@ -67,9 +67,14 @@ impl PreparedScan {
 
     /// Draws a crop of `patch` voxels, and varies its place in the axial plane and its intensities if `varied`.
     pub fn crop(&self, patch: [usize; 3], varied: bool, random: &mut ChaCha8Rng) -> Crop {
+        self.crop_as(patch, varied.then(Augmentation::default).as_ref(), random)
+    }
+
+    /// Draws a crop of `patch` voxels, and varies it as `how` says.
+    pub fn crop_as(&self, patch: [usize; 3], how: Option<&Augmentation>, random: &mut ChaCha8Rng) -> Crop {
         let (mut image, mut labels) = random_patch(&self.image, self.labels.as_ref(), patch, ON_FOREGROUND, random);
-        if varied {
-            augment(&mut image, labels.as_mut(), &Augmentation::default(), random);
+        if let Some(how) = how {
+            augment(&mut image, labels.as_mut(), how, random);
         }
         Crop { image: image.values, labels: labels.map(|labels| labels.values) }
     }

@@ -67,7 +67,7 @@ impl Guidance {
             agreement: 0.3,
             trust: Trust::Full,
             every: 8,
-            weight: 0.05,
+            weight: 1.0,
         }
     }
 

@@ -19,6 +19,7 @@ use std::{
 };
 
 use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -28,8 +29,14 @@ use self::{
     example::Example,
     gradient::{Answered, ExampleLosses},
 };
-use super::{crops::PreparedScan, generator, parallel, pretrain::Synthesise, schedule::decay};
+use super::{
+    crops::{Crop, PreparedScan},
+    generator, parallel,
+    pretrain::Synthesise,
+    schedule::decay,
+};
 use crate::{
+    data::patch::Augmentation,
     device::{Device, TrainBackend, Work},
     model::prompt_unet::{PromptUNet, PromptUNetConfig, PromptUNetError, SIDES, layout, prompt::PromptError},
 };
@@ -60,8 +67,8 @@ pub struct InteractiveRun {
     pub warmup: u64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
-    /// Whether volumes are flipped, and their intensities varied.
-    pub augment: bool,
+    /// Whether volumes are turned and flipped in the axial plane, so that the network does not care how scans are stored.
+    pub turned: bool,
     /// Names the first weights and all draws.
     pub seed: u64,
 }
@@ -70,8 +77,8 @@ impl InteractiveRun {
     /// A run of `steps` steps on the scans that `stream` names.
     pub fn new(config: PromptUNetConfig, stream: String, patch: [usize; 3], steps: u64, seed: u64) -> Self {
         let (batch, pool, visits) = (2, 24, 4);
-        let (learning_rate, warmup, weight_decay, augment) = (2e-3, 50, 1e-2, true);
-        Self { config, stream, patch, steps, batch, pool, visits, learning_rate, warmup, weight_decay, augment, seed }
+        let (learning_rate, warmup, weight_decay, turned) = (2e-3, 50, 1e-2, true);
+        Self { config, stream, patch, steps, batch, pool, visits, learning_rate, warmup, weight_decay, turned, seed }
     }
 
     /// Refuses settings that make no sense.
@@ -91,6 +98,13 @@ impl InteractiveRun {
             }
         }
         Ok(())
+    }
+
+    /// A volume of a scan, varied.
+    pub(super) fn crop(&self, scan: &PreparedScan, random: &mut ChaCha8Rng) -> Crop {
+        let varied = Augmentation::default();
+        let how = if self.turned { varied } else { Augmentation { flip: 0.0, turn: 0.0, ..varied } };
+        scan.crop_as(self.patch, Some(&how), random)
     }
 
     fn rate(&self, step: u64) -> f64 {
@@ -228,7 +242,7 @@ impl Stream<'_> {
         let mut random = generator(run.seed, "example", &[number]);
         for further in 0..self.scans.len() {
             let scan = &self.scans[(self.order[position] + further) % self.scans.len()];
-            let crop = scan.crop(run.patch, run.augment, &mut random);
+            let crop = run.crop(scan, &mut random);
             if let Some(example) = Example::of(crop, run.patch, &mut random) {
                 return Ok(example);
             }

@@ -136,12 +136,12 @@ impl Shown {
     /// Embeds all scans, or finds their embeddings in `store`; `each` is called for every scan.
     ///
     /// # Errors
-    /// If a scan cannot be had or shown, or the generalist's embeddings say nothing of places.
+    /// If a scan cannot be had or shown.
     pub fn to(generalist: &Generalist, scans: &ScanSet, store: &Store, each: &dyn Fn()) -> Result<Self, TrainError> {
         let show = |scan: usize| {
             each();
             let embeddings = store.embeddings(generalist, &scans.source(scan)?)?;
-            Ok((scan, Seen::of(&embeddings).map_err(GeneralistError::from)?))
+            Ok((scan, Seen::of(generalist.network(), &embeddings).map_err(GeneralistError::from)?))
         };
         Ok(Self((0..scans.len()).map(show).collect::<Result<_, TrainError>>()?))
     }

@@ -133,6 +133,20 @@ pub(crate) fn deal(data: &Path, hospitals: &[Hospital], dealing: Dealing) -> Res
     Ok((learning.len(), held_out.len()))
 }
 
+/// Parts the scans of `data` into a folder to learn from and one to score on, both with all their labels. Answers how many
+/// labelled patients there are to learn from, and how many are held out.
+pub(crate) fn part(data: &Path, learn: &Path, score: &Path) -> Result<(usize, usize), CohortsError> {
+    let cohort = Cohort::open(data)?;
+    cohort.require_labelled()?;
+    let (held_out, learning) = hold_out(&cohort.patients);
+    if held_out.is_empty() {
+        return Err(CohortsError::NothingHeldOut(data.into()));
+    }
+    hand_over(learn, &learning, |_| true)?;
+    hand_over(score, &held_out, |_| true)?;
+    Ok((learning.iter().filter(|patient| labelled(patient)).count(), held_out.len()))
+}
+
 fn labelled(patient: &Patient) -> bool {
     patient.scans.iter().any(|scan| scan.label.is_some())
 }

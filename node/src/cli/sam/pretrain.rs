@@ -17,7 +17,10 @@ use serde_json::json;
 
 use crate::{
     cli::{Format, print, replacing, resolve},
-    data::mixture::{Mixture, MixtureError},
+    data::{
+        mixture::{Mixture, MixtureError},
+        recipe::View,
+    },
     device::{DeviceChoice, DeviceError},
     generalist::unet::Card,
     model::{
@@ -61,6 +64,10 @@ pub struct PretrainArgs {
     /// Sides of a training volume in voxels, multiples of 8.
     #[arg(long, default_value = "64,48,32", value_name = "X,Y,Z", value_parser = parse_sides)]
     pub patch: [usize; 3],
+    /// How voxels of the real scans are stored: R or L, A or P, S or I. Repeat for several, each as likely. Without it, volumes
+    /// are turned and flipped in the axial plane, so that it does not matter.
+    #[arg(long, value_parser = View::flips, value_name = "RAS")]
+    pub axes: Vec<[bool; 3]>,
     /// Largest step size.
     #[arg(long, default_value_t = 2e-3, value_name = "RATE")]
     pub learning_rate: f64,
@@ -150,11 +157,12 @@ pub(in crate::cli) fn parse_widths(text: &str) -> Result<[usize; 4], String> {
 /// If recipes, settings and a saved state do not fit each other, or a result cannot be written.
 pub fn run(args: &PretrainArgs, format: Format, out: &mut dyn Write, stop: &AtomicBool) -> Result<(), PretrainError> {
     let device = resolve(args.device)?;
-    let mixture = Mixture::open(&args.recipes, args.patch, args.spacing)?;
+    let mixture = Mixture::open(&args.recipes, args.patch, args.spacing, &args.axes)?;
     let config = PromptUNetConfig { widths: args.widths };
     let run = InteractiveRun {
         batch: args.batch,
         learning_rate: args.learning_rate,
+        turned: args.axes.is_empty(),
         ..InteractiveRun::new(config, mixture.digest().to_string(), args.patch, args.steps, args.seed)
     };
     run.check()?;

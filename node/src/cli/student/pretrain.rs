@@ -70,9 +70,10 @@ pub struct PretrainArgs {
     /// Groups of GroupNorm, if not one per filter of the first level.
     #[arg(long, value_name = "N")]
     pub groups: Option<usize>,
-    /// How voxels of the real scans are stored, where these do not say so: R or L, A or P, S or I.
+    /// How voxels of the real scans are stored, where these do not say so: R or L, A or P, S or I. Repeat for several ways,
+    /// each as often.
     #[arg(long, value_parser = View::flips, value_name = "RAS")]
-    pub axes: Option<[bool; 3]>,
+    pub axes: Vec<[bool; 3]>,
     /// Write half-precision weights: half as large, and rounded to 11 bits.
     #[arg(long)]
     pub half: bool,
@@ -130,14 +131,14 @@ pub enum PretrainError {
 /// If recipe, settings and a saved state do not fit, or a result cannot be written.
 pub fn run(args: &PretrainArgs, format: Format, out: &mut dyn Write, cancel: &AtomicBool) -> Result<(), PretrainError> {
     let device = resolve(args.device)?;
-    let view = View { shape: None, spacing_mm: Some([args.spacing; 3]), flipped: args.axes.unwrap_or_default() };
-    let recipe = Recipe::open(&args.recipe)?.seen(view)?;
-    let run = settings(args, &recipe)?;
+    let ways = ways(args)?;
+    let recipe = &ways[0];
+    let run = settings(args, &ways)?;
     let start = layout::initial(&run.config, args.seed);
     let state_path = args.out.with_extension("state.safetensors");
     let progress = saved(&state_path, &run)?.unwrap_or_else(|| Progress::new(&run, &start));
     let synthesise = |number: u64| {
-        let (mut image, labels) = recipe.scan(args.seed, number);
+        let (mut image, labels) = ways[number as usize % ways.len()].scan(args.seed, number);
         normalise(&mut image);
         PreparedScan { image, labels: Some(labels) }
     };
@@ -159,7 +160,7 @@ pub fn run(args: &PretrainArgs, format: Format, out: &mut dyn Write, cancel: &At
         let words = format!("stopped after step {}: the same command goes on from there", progress.step);
         return Ok(print(out, format, &words, &json!({ "step": progress.step, "stopped": true }))?);
     }
-    finish(args, &recipe, &progress.student(&run), format, out)?;
+    finish(args, recipe, &progress.student(&run), format, out)?;
     match fs::remove_file(&state_path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(PretrainError::File { path: state_path, source })
@@ -168,7 +169,19 @@ pub fn run(args: &PretrainArgs, format: Format, out: &mut dyn Write, cancel: &At
     }
 }
 
-fn settings(args: &PretrainArgs, recipe: &Recipe) -> Result<Endless, PretrainError> {
+/// The recipe, once for each way in which scans may be stored.
+fn ways(args: &PretrainArgs) -> Result<Vec<Recipe>, RecipeError> {
+    let plain = [View::default().flipped];
+    let axes = if args.axes.is_empty() { &plain[..] } else { &args.axes };
+    let recipe = Recipe::open(&args.recipe)?;
+    let way = |flipped: &[bool; 3]| {
+        recipe.clone().seen(View { shape: None, spacing_mm: Some([args.spacing; 3]), flipped: *flipped })
+    };
+    axes.iter().map(way).collect()
+}
+
+fn settings(args: &PretrainArgs, ways: &[Recipe]) -> Result<Endless, PretrainError> {
+    let recipe = &ways[0];
     let groups = args.groups.unwrap_or(args.base_filters);
     let config = VNetConfig { classes: recipe.classes().len() + 1, groups, ..VNetConfig::binary(args.base_filters) };
     config.check()?;
@@ -179,8 +192,8 @@ fn settings(args: &PretrainArgs, recipe: &Recipe) -> Result<Endless, PretrainErr
         patch: args.patch,
         learning_rate: args.learning_rate,
         seed: args.seed,
-        // Every number of the recipe and of the view: a changed recipe is another run.
-        source: format!("{recipe:?}"),
+        // Every number of the recipe and of its views: a changed recipe is another run.
+        source: ways.iter().map(|way| format!("{way:?}")).collect(),
     })
 }
 

@@ -53,7 +53,7 @@ pub fn calibrate(
         .into_par_iter()
         .filter_map(|number| {
             let mut random = generator(run.seed, "held-out example", &[number]);
-            let crop = synthesise(FIRST + number).crop(run.patch, run.augment, &mut random);
+            let crop = run.crop(&synthesise(FIRST + number), &mut random);
             Example::of(crop, run.patch, &mut random).map(|example| (example, number))
         })
         .collect();

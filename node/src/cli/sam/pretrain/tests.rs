@@ -2,9 +2,9 @@ use serde_json::Value;
 
 use super::*;
 use crate::{
-    cli::sam::{GeneralistArgs, SamCommand, evaluate::EvaluateArgs, run as run_sam},
+    cli::sam::{GeneralistArgs, SamCommand, evaluate::EvaluateArgs, refine::RefineArgs, run as run_sam},
     data::synth::{Style, SynthSpec, write_cohort},
-    model::checkpoint,
+    model::{VNetConfig, checkpoint, layout},
 };
 
 fn args(out: &Path, steps: u64, minutes: Option<f64>) -> PretrainArgs {
@@ -16,6 +16,7 @@ fn args(out: &Path, steps: u64, minutes: Option<f64>) -> PretrainArgs {
         batch: 2,
         spacing: 4.0,
         patch: [16, 16, 16],
+        axes: vec![],
         learning_rate: 2e-3,
         widths: [2, 2, 4, 4],
         calibration: 2,
@@ -55,11 +56,32 @@ fn a_run_in_many_sittings_gives_the_same_file_and_it_can_be_used() {
     let data = folder.path().join("data");
     write_cohort(&spec, &data).expect("a cohort");
     let generalist = GeneralistArgs { checkpoint: whole, device: DeviceChoice::Cpu };
-    let evaluate = EvaluateArgs { generalist, data, clicks: vec![1, 3], first: Some(1), seed: 1 };
+    let evaluate = EvaluateArgs { generalist, data: data.clone(), clicks: vec![1, 3], first: Some(1), seed: 1 };
     let found = lines(&SamCommand::Evaluate(evaluate), &never).expect("it works");
     assert_eq!((found.len(), &found[1]["case"], &found[1]["prompts"]), (2, &"mean".into(), &"truth".into()));
     let dice = |clicks: &str| found[1]["dice"][clicks].as_f64().expect("a number");
     assert!((0.0..=1.0).contains(&dice("1")) && (0.0..=1.0).contains(&dice("3")));
+    let student = folder.path().join("student.safetensors");
+    let config = VNetConfig::binary(2);
+    std::fs::write(&student, layout::initial(&config, 1).to_safetensors().expect("bytes")).expect("written");
+    let refine = RefineArgs {
+        generalist: GeneralistArgs { checkpoint: pieces, device: DeviceChoice::Cpu },
+        student,
+        data,
+        share: 0.0,
+        prompt_confidence: 0.5,
+        first: None,
+        seed: 1,
+        spacing: 4.0,
+        patch: [16, 16, 16],
+    };
+    let found = lines(&SamCommand::Refine(refine), &never).expect("it works");
+    assert_eq!((found.len(), &found[1]["prompts"], &found[1]["class"]), (2, &"student".into(), &Value::Null));
+    for prompts in ["mask", "point", "both"] {
+        // with no share in it, a generalist changes nothing
+        assert_eq!(found[0]["averaged"][prompts], found[0]["student"]);
+        assert!(found[0]["generalist"][prompts].as_f64().is_some_and(|dice| (0.0..=1.0).contains(&dice)));
+    }
 }
 
 #[test]

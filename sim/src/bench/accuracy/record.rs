@@ -1,0 +1,213 @@
+//! What came of trainings, one line of JSON each, written as soon as it is known.
+
+use std::{io::Write, path::Path, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::runs::{Run, Start};
+use crate::demo::disk::{self, DiskError};
+use semisam_node::train::local::Method;
+
+/// Means over the held-out scans.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// Overlap.
+    pub dice: f64,
+    /// 95th percentile of surface distances in millimetres, where they are defined.
+    pub hd95_mm: Option<f64>,
+    /// Mean surface distance of both directions in millimetres, where it is defined.
+    pub assd_mm: Option<f64>,
+    /// Scans without any: nothing was found.
+    pub undefined: u64,
+}
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Training {
+        run: Run,
+        score: Score,
+        seconds: f64,
+    },
+    /// Something without training, by name, at a voxel size.
+    Baseline {
+        baseline: String,
+        spacing_mm: f64,
+        score: Score,
+    },
+}
+
+/// What is known.
+#[derive(Debug)]
+pub struct Record {
+    path: PathBuf,
+    lines: Vec<Line>,
+}
+
+/// What is written down cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The file system said no.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A line that is none.
+    #[error("line {line} of `{}` is not a result; remove it, and the training is made again", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// Why not.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// It cannot be written.
+    #[error("cannot write `{}`; check that the disk has room", .0.display())]
+    Write(PathBuf, #[source] std::io::Error),
+    /// A program printed something else.
+    #[error("`{0}` did not print scores as its last line")]
+    NoScore(String),
+}
+
+impl Score {
+    /// Of the last line of JSON that `train` or `evaluate` printed.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn of_last_line(text: &str, command: &str) -> Result<Self, RecordError> {
+        let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+        let value: Value = serde_json::from_str(last).unwrap_or_default();
+        let number = |name: &str| value.get(name).and_then(Value::as_f64);
+        let dice = number("dice").ok_or_else(|| RecordError::NoScore(command.to_owned()))?;
+        let undefined = value.get("undefined").and_then(Value::as_u64).unwrap_or(0);
+        Ok(Self { dice, hd95_mm: number("hd95_mm"), assd_mm: number("assd_mm"), undefined })
+    }
+}
+
+impl Record {
+    /// Reads what is known; nothing where there is no file.
+    ///
+    /// # Errors
+    /// If a line is no result.
+    pub fn open(path: &Path) -> Result<Self, RecordError> {
+        let mut lines = Vec::new();
+        if path.exists() {
+            for (at, text) in disk::read_text(path)?.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
+                let line = serde_json::from_str(text);
+                lines.push(line.map_err(|source| RecordError::Line { path: path.into(), line: at + 1, source })?);
+            }
+        }
+        Ok(Self { path: path.into(), lines })
+    }
+
+    /// What came of a training.
+    pub fn find(&self, wanted: &Run) -> Option<Score> {
+        self.lines.iter().find_map(|line| match line {
+            Line::Training { run, score, .. } if run == wanted => Some(*score),
+            _ => None,
+        })
+    }
+
+    /// What something without training is worth.
+    pub fn baseline(&self, name: &str, spacing_mm: f64) -> Option<Score> {
+        self.lines.iter().find_map(|line| match line {
+            Line::Baseline { baseline, spacing_mm: at, score } if baseline == name && *at == spacing_mm => Some(*score),
+            _ => None,
+        })
+    }
+
+    /// Mean seconds of the trainings of a kind, whatever their number of labels; none where there is none.
+    pub fn seconds(&self, start: Start, method: Method, spacing_mm: f64) -> Option<f64> {
+        let seconds = self.lines.iter().filter_map(|line| match line {
+            Line::Training { run, seconds, .. }
+                if (run.start, run.method, run.spacing_mm) == (start, method, spacing_mm) =>
+            {
+                Some(*seconds)
+            }
+            _ => None,
+        });
+        let seconds: Vec<f64> = seconds.collect();
+        (!seconds.is_empty()).then(|| seconds.iter().sum::<f64>() / seconds.len() as f64)
+    }
+
+    /// Adds a training.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn add(&mut self, run: &Run, score: Score, seconds: f64) -> Result<(), RecordError> {
+        self.append(Line::Training { run: run.clone(), score, seconds })
+    }
+
+    /// Adds something without training.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn add_baseline(&mut self, name: &str, spacing_mm: f64, score: Score) -> Result<(), RecordError> {
+        self.append(Line::Baseline { baseline: name.to_owned(), spacing_mm, score })
+    }
+
+    fn append(&mut self, line: Line) -> Result<(), RecordError> {
+        let text = serde_json::to_string(&line).expect("a result is plain numbers and names") + "\n";
+        let mut file = disk::append(&self.path)?;
+        file.write_all(text.as_bytes()).map_err(|source| RecordError::Write(self.path.clone(), source))?;
+        self.lines.push(line);
+        Ok(())
+    }
+}
+
+/// Mean and sample standard deviation.
+pub fn spread(values: &[f64]) -> Option<(f64, f64)> {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (!values.is_empty()).then(|| (mean, if values.len() > 1 { (squares / (count - 1.0)).sqrt() } else { 0.0 }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(seed: u64) -> Run {
+        let (start, method) = (Start::Warm, Method::UaMt);
+        Run { spacing_mm: 2.5, start, method, labels: 2, seed, steps: 10, learning_rate: 0.01 }
+    }
+
+    #[test]
+    fn what_is_written_down_is_found_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("runs.jsonl");
+        let mut record = Record::open(&path).expect("nothing yet");
+        let text =
+            "{\"step\":10}\n{\"case\":\"mean\",\"dice\":0.5,\"hd95_mm\":null,\"assd_mm\":2.0,\"undefined\":3}\n\n";
+        let score = Score::of_last_line(text, "train").expect("scores");
+        assert_eq!(score, Score { dice: 0.5, hd95_mm: None, assd_mm: Some(2.0), undefined: 3 });
+        record.add(&run(1), score, 4.0).expect("written");
+        record.add(&run(2), score, 6.0).expect("written");
+        record.add_baseline("atlas", 2.5, score).expect("written");
+        let again = Record::open(&path).expect("two lines");
+        assert_eq!((again.find(&run(1)), again.find(&run(3))), (Some(score), None));
+        assert_eq!((again.baseline("atlas", 2.5), again.baseline("atlas", 1.25)), (Some(score), None));
+        assert_eq!(again.seconds(Start::Warm, Method::UaMt, 2.5), Some(5.0));
+        assert_eq!(again.seconds(Start::Scratch, Method::UaMt, 2.5), None);
+        // a training with another number of steps is another training
+        assert_eq!(again.find(&Run { steps: 11, ..run(1) }), None);
+    }
+
+    #[test]
+    fn a_damaged_line_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("runs.jsonl");
+        disk::write(&path, b"\n{\"run\":").expect("written");
+        assert!(Record::open(&path).expect_err("damaged").to_string().starts_with("line 2 of"));
+        assert!(Score::of_last_line("error\n", "semisam-node train").is_err());
+    }
+
+    #[test]
+    fn spread_is_mean_and_sample_deviation() {
+        assert_eq!(spread(&[]), None);
+        assert_eq!(spread(&[0.5]), Some((0.5, 0.0)));
+        assert_eq!(spread(&[1.0, 3.0]), Some((2.0, 2.0_f64.sqrt())));
+    }
+}

@@ -1,0 +1,183 @@
+//! Which trainings a table needs, and the command line of each.
+
+use std::{
+    ffi::OsStr,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use clap::ValueEnum;
+use semisam_node::train::local::Method;
+use serde::{Deserialize, Serialize};
+
+use crate::{demo::children::Invocation, programs::Program};
+
+/// What a training starts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// A student that was pre-trained on synthetic anatomy.
+    Warm,
+    /// Random weights.
+    Scratch,
+}
+
+/// One training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// Voxel size in millimetres.
+    pub spacing_mm: f64,
+    /// What it starts from.
+    pub start: Start,
+    /// What unlabelled scans are used for.
+    pub method: Method,
+    /// Labelled scans.
+    pub labels: usize,
+    /// Names the draws.
+    pub seed: u64,
+    /// Optimiser steps.
+    pub steps: u64,
+    /// First step size.
+    pub learning_rate: f64,
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (start, method) = (name(self.start), name(self.method));
+        write!(f, "{}mm-{start}-{method}-{}-seed{}", self.spacing_mm, self.labels, self.seed)
+    }
+}
+
+/// Everything that a table is a function of, beside the scans.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Voxel size in millimetres.
+    pub spacing_mm: f64,
+    /// What trainings start from.
+    pub starts: Vec<Start>,
+    /// Methods, in the order of rows.
+    pub methods: Vec<Method>,
+    /// Numbers of labelled scans, in the order of columns.
+    pub labels: Vec<usize>,
+    /// Trainings of each kind, with seeds from 1.
+    pub seeds: u64,
+    /// Optimiser steps from a warm start, and from random weights.
+    pub steps: [u64; 2],
+    /// First step size from a warm start, and from random weights.
+    pub learning_rate: [f64; 2],
+    /// The pre-trained student.
+    pub init: Option<PathBuf>,
+    /// Who is asked.
+    pub generalist: Option<PathBuf>,
+}
+
+impl Settings {
+    /// All trainings: every seed of everything before the next seed, so that a table that is not finished says something.
+    pub fn runs(&self) -> Vec<Run> {
+        let mut runs = Vec::new();
+        for seed in 1..=self.seeds {
+            for &start in &self.starts {
+                for &labels in &self.labels {
+                    runs.extend(self.methods.iter().map(|&method| self.run(start, method, labels, seed)));
+                }
+            }
+        }
+        runs
+    }
+
+    /// One training.
+    pub fn run(&self, start: Start, method: Method, labels: usize, seed: u64) -> Run {
+        let of = match start {
+            Start::Warm => 0,
+            Start::Scratch => 1,
+        };
+        let (steps, learning_rate) = (self.steps[of], self.learning_rate[of]);
+        Run { spacing_mm: self.spacing_mm, start, method, labels, seed, steps, learning_rate }
+    }
+
+    /// Its command line: `semisam-node train`, which opens the labels of the first scans alone and those of the test.
+    pub(super) fn invocation(
+        &self,
+        run: &Run,
+        (train, test): (&Path, &Path),
+        (cache, out): (&Path, &Path),
+        log: &Path,
+    ) -> Invocation {
+        let words = [
+            ("--method", name(run.method)),
+            ("--labels", run.labels.to_string()),
+            ("--spacing", run.spacing_mm.to_string()),
+            ("--steps", run.steps.to_string()),
+            ("--learning-rate", run.learning_rate.to_string()),
+            ("--seed", run.seed.to_string()),
+            ("--format", "json".to_owned()),
+        ];
+        let mut args: Vec<&dyn AsRef<OsStr>> = vec![&"train"];
+        words.iter().for_each(|(option, value)| args.extend([option as &dyn AsRef<OsStr>, value]));
+        let folders = [("--data", train), ("--test", test), ("--cache", cache), ("--out", out)];
+        folders.iter().for_each(|(option, path)| args.extend([option as &dyn AsRef<OsStr>, path]));
+        let init = self.init.as_ref().filter(|_| run.start == Start::Warm);
+        if let Some(init) = &init {
+            args.extend([&"--init" as &dyn AsRef<OsStr>, *init]);
+        }
+        let generalist = self.generalist.as_ref().filter(|_| asks(run.method));
+        if let Some(generalist) = &generalist {
+            args.extend([&"--generalist" as &dyn AsRef<OsStr>, *generalist]);
+        }
+        Invocation::new("a training", Program::Node, log, &args)
+    }
+}
+
+/// Whether a method needs a generalist.
+pub fn asks(method: Method) -> bool {
+    matches!(method, Method::Semisam | Method::SemisamPlus | Method::SemisamO1)
+}
+
+/// As the command line names it.
+pub fn name(value: impl ValueEnum) -> String {
+    value.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings {
+            spacing_mm: 2.5,
+            starts: vec![Start::Warm, Start::Scratch],
+            methods: vec![Method::MeanTeacher, Method::Semisam],
+            labels: vec![1, 4],
+            seeds: 3,
+            steps: [300, 600],
+            learning_rate: [0.01, 0.05],
+            init: Some("start.safetensors".into()),
+            generalist: Some("small.safetensors".into()),
+        }
+    }
+
+    #[test]
+    fn a_seed_of_everything_comes_before_the_next_seed() {
+        let runs = settings().runs();
+        assert_eq!(runs.len(), 24);
+        assert!(runs[..8].iter().all(|run| run.seed == 1) && runs[16..].iter().all(|run| run.seed == 3));
+        let names: std::collections::BTreeSet<String> = runs.iter().map(Run::to_string).collect();
+        assert_eq!(names.len(), 24, "every training has a name of its own");
+    }
+
+    #[test]
+    fn a_training_is_told_what_it_needs_and_no_more() {
+        let settings = settings();
+        let line = |start, method| {
+            let run = settings.run(start, method, 4, 2);
+            let folders = (Path::new("train"), Path::new("test"));
+            settings.invocation(&run, folders, (Path::new("cache"), Path::new("out")), Path::new("log")).command()
+        };
+        let warm = line(Start::Warm, Method::Semisam);
+        assert!(warm.starts_with("semisam-node train --method semisam --labels 4 --spacing 2.5 --steps 300"), "{warm}");
+        assert!(warm.contains("--init start.safetensors") && warm.contains("--generalist small.safetensors"), "{warm}");
+        let scratch = line(Start::Scratch, Method::MeanTeacher);
+        assert!(scratch.contains("--steps 600 --learning-rate 0.05"), "{scratch}");
+        assert!(!scratch.contains("--init") && !scratch.contains("--generalist"), "{scratch}");
+    }
+}

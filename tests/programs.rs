@@ -6,6 +6,8 @@ mod crashes; // kill -9 at the worst moments, restored backups
 mod data_commands; // what `node data` and `node metrics` print about good and bad scans
 #[path = "programs/federation.rs"]
 mod federation; // a real federation on disk, made with the commands of the guide
+#[path = "programs/guided_federation.rs"]
+mod guided_federation; // a plan that asks a generalist: its very file, and labels that nobody opens
 #[path = "programs/guided_training.rs"]
 mod guided_training; // training with a generalist: labels that nobody opens, embeddings that are kept
 #[path = "programs/mistakes.rs"]

@@ -99,7 +99,8 @@ impl ParticipantError {
             | ParticipantError::Release(ReleaseError::Refused { .. }) => true,
             ParticipantError::NotApproved { .. }
             | ParticipantError::OtherCoordinator { .. }
-            | ParticipantError::OldLedger { .. } => true,
+            | ParticipantError::OldLedger { .. }
+            | ParticipantError::Contribution(ContributionError::NoGeneralist { .. }) => true,
             ParticipantError::Client(
                 ClientError::File { .. } | ClientError::Transport(TransportError::Bind { .. }),
             ) => false,
@@ -227,9 +228,9 @@ impl Participant {
             }
             Err(error) => return Err(error.into()),
         }
-        let contributor = self.contributor.clone();
-        let scans = plan.scans;
-        let patients = blocking(move || contributor.prepare(&scans)).await??;
+        let (contributor, wanted) = (self.contributor.clone(), plan.clone());
+        let ready = move || contributor.require_generalists(&wanted).and_then(|()| contributor.prepare(&wanted.scans));
+        let patients = blocking(ready).await??;
         release::permit(&mut self.book, query, patients, clock::now())?;
         let model = session.fetch(model, &self.models).await?;
         let basis = match contribution::basis_of(plan) {

@@ -122,10 +122,15 @@ pub(crate) struct Federation {
 impl Federation {
     /// Founds it and starts the coordinator on a free port.
     pub(crate) fn found(plan: &str) -> Self {
+        Self::found_with(plan, initial_model())
+    }
+
+    /// The same with another student to start from.
+    pub(crate) fn found_with(plan: &str, student: &[u8]) -> Self {
         let folder = TempDir::new().expect("a folder");
         let [draft, model] = ["plan.toml", "initial.safetensors"].map(|name| folder.path().join(name));
         fs::write(&draft, plan).expect("written");
-        fs::write(&model, initial_model()).expect("written");
+        fs::write(&model, student).expect("written");
         let dir = folder.path().join("coordinator");
         let listen = "127.0.0.1:0";
         let init = coordinator!(

@@ -156,6 +156,7 @@ pub(super) fn run(command: &Approve, rim: &mut Rim<'_>) -> Result<Exit, Failure>
     }
     let whole = Cost::of(plan.plan.rho_in_all(), plan.plan.privacy.delta.get());
     let name = plan.plan.name.clone();
+    let asks = plan.plan.training.guidance.is_some();
     let new = approve_plan(&mut book, plan, welcome.coordinator, command.digest, &approver, clock::now())
         .map_err(Failure::refused)?;
     if rim.format == Format::Json {
@@ -166,6 +167,9 @@ pub(super) fn run(command: &Approve, rim: &mut Rim<'_>) -> Result<Exit, Failure>
         return Ok(Exit::Done);
     }
     let said = if new { "approved, recorded in the ledger" } else { "was approved already" };
+    if asks {
+        writeln!(rim.out, "copy the files of the generalists into `{}`", folder.generalists().display())?;
+    }
     writeln!(rim.out, "{said}; now: semisam-node run --dir {}", command.site.dir.display())?;
     Ok(Exit::Done)
 }

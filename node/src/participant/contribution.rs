@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -123,6 +123,8 @@ pub struct Contributor {
     generalists: Option<(PathBuf, Store)>,
     /// Those that were opened.
     opened: Mutex<Arc<Vec<Generalist>>>,
+    /// Whether what these said of scans that are gone was forgotten.
+    tidied: AtomicBool,
 }
 
 /// The digest of the basis that a plan needs, if it needs one.
@@ -136,7 +138,15 @@ pub fn basis_of(plan: &Plan) -> Option<Digest> {
 impl Contributor {
     /// A contributor for the scans in `data`.
     pub fn new(data: PathBuf, device: Device, storage: Storage) -> Self {
-        Self { data, device, storage, prepared: Mutex::new(None), generalists: None, opened: Mutex::default() }
+        Self {
+            data,
+            device,
+            storage,
+            prepared: Mutex::new(None),
+            generalists: None,
+            opened: Mutex::default(),
+            tidied: AtomicBool::new(false),
+        }
     }
 
     /// The same, where plans may ask for generalists whose checkpoints are in `folder`.
@@ -144,11 +154,27 @@ impl Contributor {
         Self { generalists: Some((folder, store)), ..self }
     }
 
-    /// Those that a plan names, opened once and kept.
+    /// Fails where a generalist that the plan names is not here, before hours are spent on a round that needs it.
     ///
     /// # Errors
-    /// If the file of one is not there.
+    /// If no file has its digest, or the one that has is no generalist.
+    pub fn require_generalists(&self, plan: &Plan) -> Result<(), ContributionError> {
+        self.opened(plan).map(drop)
+    }
+
+    /// Those that a plan names, opened once and kept; what they said of scans that are gone is forgotten.
     fn generalists(&self, plan: &Plan, prepared: &Prepared) -> Result<Arc<Vec<Generalist>>, ContributionError> {
+        let generalists = self.opened(plan)?;
+        if let Some((_, store)) = &self.generalists
+            && !self.tidied.swap(true, Ordering::Relaxed)
+            && prepared.forget_embeddings(store, &generalists).is_err()
+        {
+            tracing::warn!("embeddings of scans of an earlier time cannot be removed from the cache");
+        }
+        Ok(generalists)
+    }
+
+    fn opened(&self, plan: &Plan) -> Result<Arc<Vec<Generalist>>, ContributionError> {
         let wanted = plan.training.guidance.as_ref().map_or(&[][..], |guidance| &guidance.generalists);
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         if !opened.iter().map(Generalist::digest).eq(wanted.iter().copied()) {
@@ -156,14 +182,12 @@ impl Contributor {
             let open = |digest: &Digest| {
                 let folder = || self.generalists.as_ref().map(|(folder, _)| folder.clone()).unwrap_or_default();
                 let missing = || ContributionError::NoGeneralist { digest: *digest, folder: folder() };
-                Ok(Generalist::open(files.get(digest).ok_or_else(missing)?, self.device)?)
+                let generalist = Generalist::open(files.get(digest).ok_or_else(missing)?, self.device)?;
+                // it may have been exchanged since its digest was computed
+                if generalist.digest() == *digest { Ok(generalist) } else { Err(missing()) }
             };
             *opened = Arc::new(wanted.iter().map(open).collect::<Result<_, ContributionError>>()?);
-            if let Some((_, store)) = &self.generalists
-                && prepared.forget_embeddings(store, &opened).is_err()
-            {
-                tracing::warn!("embeddings of scans of an earlier time cannot be removed from the cache");
-            }
+            self.tidied.store(false, Ordering::Relaxed);
         }
         Ok(opened.clone())
     }

@@ -17,7 +17,6 @@ pub mod unet;
 pub mod view;
 
 use std::{
-    fs::File,
     io,
     path::{Path, PathBuf},
 };
@@ -36,6 +35,7 @@ use crate::{
     model::{
         checkpoint::{self, CheckpointError},
         sam::Click,
+        shipped,
     },
 };
 use network::{NetworkError, Promptable, Prompts};
@@ -203,7 +203,7 @@ impl Generalist {
 /// SHA-256 of a file.
 fn digest(path: &Path) -> Result<Digest, CheckpointError> {
     let mut hash = Sha256::new();
-    let read = File::open(path).and_then(|mut file| io::copy(&mut file, &mut hash));
+    let read = shipped::open(path).and_then(|(mut file, _)| io::copy(&mut file, &mut hash));
     read.map_err(|source| CheckpointError::Read { path: path.to_path_buf(), source })?;
     Ok(Digest(hash.finalize().into()))
 }

@@ -13,6 +13,7 @@ pub mod pool;
 pub mod prompt_unet;
 pub mod resize;
 pub mod sam;
+pub mod shipped;
 pub mod vnet;
 
 use serde::{Deserialize, Serialize};

@@ -17,6 +17,7 @@ use super::{Exit, Failure, Format, Rim, budget::Cost, policy::Approve};
 use crate::{
     client::{Client, ClientError, Welcome},
     config::NodeConfig,
+    model::shipped,
     privacy::book::{Book, BookError},
     site_folder::SiteFolder,
 };
@@ -124,7 +125,11 @@ pub fn in_words(plan: &Plan, digest: Digest, ledger: &Ledger) -> Vec<(&'static s
         ("epsilon of all rounds", Cost::of(all, delta).in_words()),
     ];
     for generalist in plan.training.guidance.iter().flat_map(|guidance| &guidance.generalists) {
-        rows.push(("asked about scans without labels", format!("the generalist whose file has SHA-256 {generalist}")));
+        let whose = match shipped::named(*generalist) {
+            Some(name) => format!("`{name}`, which comes with this program"),
+            None => format!("the generalist whose file has SHA-256 {generalist}"),
+        };
+        rows.push(("asked about scans without labels", whose));
     }
     if delta != privacy.delta.get() {
         rows.push(("epsilon of all rounds, at its delta", Cost::of(all, privacy.delta.get()).in_words()));
@@ -156,7 +161,8 @@ pub(super) fn run(command: &Approve, rim: &mut Rim<'_>) -> Result<Exit, Failure>
     }
     let whole = Cost::of(plan.plan.rho_in_all(), plan.plan.privacy.delta.get());
     let name = plan.plan.name.clone();
-    let asks = plan.plan.training.guidance.is_some();
+    let asked = plan.plan.training.guidance.iter().flat_map(|guidance| &guidance.generalists);
+    let asks = asked.into_iter().any(|generalist| shipped::named(*generalist).is_none());
     let new = approve_plan(&mut book, plan, welcome.coordinator, command.digest, &approver, clock::now())
         .map_err(Failure::refused)?;
     if rim.format == Format::Json {

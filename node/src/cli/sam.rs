@@ -54,7 +54,8 @@ pub enum SamCommand {
 /// What every use of a generalist needs.
 #[derive(Clone, Debug, Args)]
 pub struct GeneralistArgs {
-    /// A SAM-Med3D, .pth as published or .safetensors, or a small generalist of `sam pretrain`; the file tells which.
+    /// A SAM-Med3D, .pth as published or .safetensors, or a small generalist of `sam pretrain`; the file tells which. Or
+    /// `small-generalist`, which comes with the program.
     #[arg(long, value_name = "FILE")]
     pub checkpoint: PathBuf,
     /// Where to compute.

@@ -82,7 +82,7 @@ pub struct TrainArgs {
     /// Classes, background included.
     #[arg(long, default_value_t = 2, value_name = "N")]
     pub classes: usize,
-    /// Start from this model instead of random weights.
+    /// Start from this model instead of random weights: a file, or `left-atrium-student`, which comes with the program.
     #[arg(long, value_name = "FILE")]
     pub init: Option<PathBuf>,
     /// Groups of GroupNorm, if not one per filter of the first level.

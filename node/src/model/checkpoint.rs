@@ -7,8 +7,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::File,
-    io::{self, Read, Seek, SeekFrom},
+    io::{self, Read, SeekFrom},
     path::{Path, PathBuf},
 };
 
@@ -19,6 +18,8 @@ use safetensors::{
     tensor::{Metadata, TensorView},
 };
 use semisam_shared::weights::{Tensor, Weights, WeightsError};
+
+use super::shipped::{self, Bytes};
 
 /// Keys under which checkpoints keep their weights, most specific first.
 const NESTS: [&str; 2] = ["model_state_dict.", "state_dict."];
@@ -42,7 +43,10 @@ pub const DESCRIPTION: &str = "semisam";
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The file cannot be read.
-    #[error("cannot read the model file `{path}`; check the path and the permissions")]
+    #[error(
+        "cannot read the model file `{path}`; check the path and the permissions, or name a model that comes with the program: {}",
+        shipped::names()
+    )]
     Read {
         /// The file.
         path: PathBuf,
@@ -113,14 +117,13 @@ pub fn read(path: &Path) -> Result<Weights, CheckpointError> {
 pub fn read_described(path: &Path) -> Result<(Weights, Description), CheckpointError> {
     let at = || path.to_path_buf();
     let unread = |source| CheckpointError::Read { path: at(), source };
-    let mut file = File::open(path).map_err(unread)?;
-    let length = file.metadata().map_err(unread)?.len();
+    let (mut file, length) = shipped::open(path).map_err(unread)?;
     let mut start = Vec::new();
-    file.by_ref().take(START).read_to_end(&mut start).map_err(unread)?;
+    (&mut file).take(START).read_to_end(&mut start).map_err(unread)?;
     // a safetensors file is the length of a JSON object in eight bytes, and then that object
     let (tensors, description) = match *start {
         [a, b, c, d, e, f, g, h, b'{'] => {
-            safetensors(path, &mut file, u64::from_le_bytes([a, b, c, d, e, f, g, h]), length)?
+            safetensors(path, &mut *file, u64::from_le_bytes([a, b, c, d, e, f, g, h]), length)?
         }
         _ => (pytorch(path)?, Description::default()),
     };
@@ -168,7 +171,7 @@ fn halves(weights: &Weights, table: Option<HashMap<String, String>>) -> Result<V
 
 fn safetensors(
     path: &Path,
-    file: &mut File,
+    file: &mut dyn Bytes,
     header: u64,
     length: u64,
 ) -> Result<(BTreeMap<String, Tensor>, Description), CheckpointError> {
@@ -202,7 +205,7 @@ fn safetensors(
 }
 
 /// `count` bytes of a file that is long enough for them.
-fn bytes(file: &mut File, from: u64, count: usize) -> io::Result<Vec<u8>> {
+fn bytes(file: &mut dyn Bytes, from: u64, count: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; count];
     file.seek(SeekFrom::Start(from))?;
     file.read_exact(&mut bytes)?;

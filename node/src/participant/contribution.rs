@@ -31,7 +31,7 @@ use crate::{
     },
     device::Device,
     generalist::{Generalist, GeneralistError, prompter::Prompting, store::Store},
-    model::VNetConfig,
+    model::{VNetConfig, shipped},
     train::{
         TrainError,
         guidance::Guidance,
@@ -182,7 +182,9 @@ impl Contributor {
             let open = |digest: &Digest| {
                 let folder = || self.generalists.as_ref().map(|(folder, _)| folder.clone()).unwrap_or_default();
                 let missing = || ContributionError::NoGeneralist { digest: *digest, folder: folder() };
-                let generalist = Generalist::open(files.get(digest).ok_or_else(missing)?, self.device)?;
+                let own = shipped::named(*digest).map(Path::new);
+                let file = own.or(files.get(digest).map(PathBuf::as_path)).ok_or_else(missing)?;
+                let generalist = Generalist::open(file, self.device)?;
                 // it may have been exchanged since its digest was computed
                 if generalist.digest() == *digest { Ok(generalist) } else { Err(missing()) }
             };

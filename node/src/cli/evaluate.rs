@@ -99,7 +99,7 @@ pub fn score_scan(student: &Student, scan: &Scan, classes: &ClassArgs) -> Result
     let (Some(mut truth), Some(path)) = (truth, &scan.label) else {
         return Err(FolderError::NoLabel(scan.image.clone()).into());
     };
-    classes.to_classes(&mut truth).map_err(|source| ScanError::Unnamed { path: path.clone(), source })?;
+    classes.to_classes(&mut truth).map_err(|unnamed| ScanError::Unnamed { path: path.clone(), unnamed })?;
     let known = student.config.classes;
     let unknown = truth.values.iter().copied().max().filter(|class| known > 2 && usize::from(*class) >= known);
     if let Some(label) = unknown {

@@ -178,7 +178,7 @@ impl Panel {
             for column in 0..self.width {
                 let at = (row * self.width + column) as usize;
                 let of_truth = truth.as_ref().map_or(0, |truth| truth[at]);
-                let dot = (column + row) / DOT % 2 == 0;
+                let dot = ((column + row) / DOT).is_multiple_of(2);
                 let colour = match (prediction[at], of_truth) {
                     (1.., 1..) if !several => BOTH,
                     (0, 1..) if !several => TRUTH,

@@ -50,13 +50,12 @@ pub enum ScanError {
         source: ResampleError,
     },
     /// A value of its label that has no class.
-    #[error("the label `{path}`: {source}")]
+    #[error("the label `{path}`: {unnamed}")]
     Unnamed {
         /// The label.
         path: PathBuf,
         /// Which value.
-        #[source]
-        source: Unnamed,
+        unnamed: Unnamed,
     },
     /// It is another one than at the start.
     #[error(

@@ -71,7 +71,7 @@ impl OnDisk {
         let Place { scan, known } = &self.scans[position];
         let (key, mut prepared) = self.fetch(scan, known.get().map(|known| known.key))?;
         if let (Some(labels), Some(classes), Some(path)) = (&mut prepared.labels, &self.classes, &scan.label) {
-            classes.to_classes(labels).map_err(|source| ScanError::Unnamed { path: path.clone(), source })?;
+            classes.to_classes(labels).map_err(|unnamed| ScanError::Unnamed { path: path.clone(), unnamed })?;
         }
         let highest = prepared.labels.as_ref().and_then(|labels| labels.values.iter().copied().max());
         let found = Known { key, highest };

@@ -12,6 +12,8 @@ mod guided_federation; // a plan that asks a generalist: its very file, and labe
 mod guided_training; // training with a generalist: labels that nobody opens, embeddings that are kept
 #[path = "programs/mistakes.rs"]
 mod mistakes; // what people do wrong: each names the thing and the remedy, and loses nothing
+#[path = "programs/multi_class.rs"]
+mod multi_class; // several classes, of label files that number them as they like
 #[path = "programs/prepared_scans.rs"]
 mod prepared_scans; // the cache of prepared scans: shared, damaged, too small, and trainings that are stopped
 #[path = "programs/running.rs"]

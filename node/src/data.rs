@@ -1,9 +1,12 @@
 //! Scans: from files on disk to training patches. In reading order: [`volume`], [`grid`], [`nifti`], [`folder`],
-//! [`resample`], [`normalise`], [`cache`], [`patch`], [`metrics`], [`click`], [`preview`], [`synth`], [`recipe`],
-//! [`mixture`].
+//! [`classes`], [`resample`], [`normalise`], [`cache`], [`patch`], [`flip`], [`components`], [`metrics`], [`click`],
+//! [`preview`], [`synth`], [`recipe`], [`mixture`].
 
 pub mod cache;
+pub mod classes;
 pub mod click;
+pub mod components;
+pub mod flip;
 pub mod folder;
 pub mod grid;
 pub mod metrics;

@@ -6,13 +6,18 @@ use semisam_shared::weights::Weights;
 
 use crate::{
     data::{
+        components::keep_largest,
         grid::Grid,
-        resample::{ResampleError, classes_onto},
-        volume::{Image, LabelMap, Volume},
+        resample::{ResampleError, planes::ClassesOnto},
+        volume::{Image, LabelMap},
     },
-    device::Device,
-    model::{ModelError, VNetConfig, checkpoint, checkpoint::CheckpointError},
-    train::{TrainError, infer::Windows, infer::class_probabilities, prepare::prepare},
+    device::{Device, TrainBackend, Work},
+    model::{ModelError, VNetConfig, checkpoint, checkpoint::CheckpointError, vnet::VNet},
+    train::{
+        TrainError,
+        infer::{Windows, planes::by_planes},
+        prepare::prepare,
+    },
 };
 
 /// A student and how to show it scans.
@@ -28,6 +33,8 @@ pub struct Student {
     pub spacing_mm: [f64; 3],
     /// Windows that a scan is cut into.
     pub windows: Windows,
+    /// Whether of each class the largest connected part alone is kept ([`crate::data::components`]).
+    pub largest_component: bool,
 }
 
 /// Why a student cannot be used.
@@ -62,21 +69,43 @@ impl Student {
         let weights = checkpoint::read(path)?;
         let config = VNetConfig::of(&weights, groups)?;
         let windows = Windows::half_overlapping(patch);
-        Ok(Self { weights, config, device, spacing_mm: [spacing_mm; 3], windows })
+        Ok(Self { weights, config, device, spacing_mm: [spacing_mm; 3], windows, largest_component: false })
     }
 
-    /// The likeliest class of each voxel of `image`, on its own grid.
+    /// The likeliest class of each voxel of `image`, on its own grid; and if so asked, no more than the largest part of each.
+    ///
+    /// Beside the scan, this holds the scan at the spacing of training (up to three times while it is prepared), one byte
+    /// per voxel of the result, and as many planes of probabilities as a window is thick: 4 bytes per class and voxel of
+    /// these.
     ///
     /// # Errors
     /// If the spacing or the windows do not fit.
     pub fn segment(&self, image: &Image) -> Result<LabelMap, StudentError> {
         let prepared = prepare(image, None, self.spacing_mm)?.image;
-        let found = class_probabilities(self.device, self.config, &self.weights, &prepared, self.windows)?;
-        let Volume { shape, affine, .. } = prepared;
-        let maps: Vec<Image> = found
-            .chunks_exact(shape.iter().product())
-            .map(|class| Volume { shape, affine, values: class.to_vec() })
-            .collect();
-        Ok(classes_onto(&maps, &Grid::from(image))?)
+        let mut mask = self.device.run(Onto { student: self, image: &prepared, grid: Grid::from(image) })?;
+        if self.largest_component {
+            keep_largest(&mut mask);
+        }
+        Ok(mask)
+    }
+}
+
+/// A prepared scan, segmented onto the grid that it came from.
+struct Onto<'a> {
+    student: &'a Student,
+    image: &'a Image,
+    grid: Grid,
+}
+
+impl Work for Onto<'_> {
+    type Output = Result<LabelMap, StudentError>;
+
+    fn run<B: TrainBackend>(self, device: &B::Device) -> Self::Output {
+        let Self { student: Student { config, weights, windows, .. }, image, grid } = self;
+        let network = VNet::<B::InnerBackend>::new(*config, weights, device).map_err(TrainError::from)?;
+        let axis = windows.shortest_along(image.shape);
+        let mut onto = ClassesOnto::new(&Grid::from(image), &grid, config.classes, axis)?;
+        by_planes::<B>(&network, image, (*windows, axis), device, &mut |plane| onto.push(plane))?;
+        Ok(onto.finish())
     }
 }

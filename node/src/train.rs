@@ -78,7 +78,7 @@ pub enum TrainError {
     },
     /// A label that the network has no class for.
     #[error(
-        "a label map has class {label}, but the student has {classes} classes; merge the labels or train a student with more"
+        "a label map has class {label}, but the student has {classes} classes with the background: use a student with more (`train --classes`), or say in `train`, `evaluate` and `predict` which value is which class (such as `--map {label}=1`; `data check` shows the values)"
     )]
     Class {
         /// The label.

@@ -6,13 +6,19 @@ use std::{
 };
 
 use clap::Args;
+use serde::Serialize;
 use serde_json::json;
 
-use super::{Format, Viewing, print, resolve};
+use super::{
+    Format, Viewing,
+    masks::{ForeignMap, MaskArgs},
+    print, resolve,
+};
 use crate::{
     data::{
         nifti::{self, NiftiError, WriteError, write_labels_like},
-        preview::{PreviewError, write_preview},
+        preview::{PreviewError, colour, write_preview},
+        volume::LabelMap,
     },
     device::DeviceError,
     student::{Student, StudentError},
@@ -36,6 +42,9 @@ pub struct PredictArgs {
     /// How to show the scan to the student.
     #[command(flatten)]
     pub viewing: Viewing,
+    /// How the mask is made.
+    #[command(flatten)]
+    pub masks: MaskArgs,
 }
 
 /// Why there is no mask.
@@ -47,6 +56,9 @@ pub enum PredictError {
     /// The scan.
     #[error(transparent)]
     Scan(#[from] NiftiError),
+    /// The map of classes.
+    #[error(transparent)]
+    Map(#[from] ForeignMap),
     /// The student.
     #[error(transparent)]
     Student(#[from] StudentError),
@@ -67,19 +79,58 @@ pub enum PredictError {
 /// If scan or student cannot be read, or the mask cannot be written.
 pub fn run(args: &PredictArgs, format: Format, out: &mut dyn Write) -> Result<(), PredictError> {
     let Viewing { spacing, patch, groups, device } = args.viewing;
-    let student = Student::open(&args.model, groups, resolve(device)?, spacing, patch)?;
+    let mut student = Student::open(&args.model, groups, resolve(device)?, spacing, patch)?;
+    args.masks.apply(&mut student)?;
     let image = nifti::read_image(&args.input)?;
-    let mask = student.segment(&image)?;
-    write_labels_like(&args.input, &mask, &args.out)?;
+    let mut mask = student.segment(&image)?;
     if let Some(picture) = &args.preview {
         write_preview(picture, &image, &mask, None)?;
     }
-    let foreground = mask.values.iter().filter(|class| **class > 0).count();
-    let millilitres = foreground as f64 * mask.spacing().iter().product::<f64>() / 1000.0;
-    let words = format!("`{}`: {foreground} voxels of foreground, {millilitres:.1} ml", args.out.display());
-    let value = json!({
+    drop(image);
+    let found = found(&mask, &student, &args.masks);
+    if let Some(map) = &args.masks.classes.map {
+        map.to_values(&mut mask);
+    }
+    write_labels_like(&args.input, &mask, &args.out)?;
+    let (voxels, millilitres) = found.iter().fold((0, 0.0), |sum, class| (sum.0 + class.voxels, sum.1 + class.ml));
+    let mut words = format!("`{}`: {voxels} voxels of foreground, {millilitres:.1} ml", args.out.display());
+    if found.len() > 1 {
+        let lines = found.iter().map(|class| {
+            format!("\n  value {:>3}  {:>9} voxels  {:>9.1} ml  {}", class.value, class.voxels, class.ml, class.colour)
+        });
+        words.extend(lines);
+    }
+    let mut value = args.masks.describe(&student);
+    let told = json!({
         "mask": args.out, "preview": args.preview, "shape": mask.shape,
-        "foreground_voxels": foreground, "foreground_ml": millilitres,
+        "foreground_voxels": voxels, "foreground_ml": millilitres, "classes": found,
     });
+    value.extend(told.as_object().cloned().unwrap_or_default());
     Ok(print(out, format, &words, &value)?)
+}
+
+/// How much there is of a class.
+#[derive(Debug, Serialize)]
+struct Found {
+    class: u8,
+    /// In the mask's file.
+    value: u8,
+    voxels: usize,
+    ml: f64,
+    /// In the picture.
+    colour: String,
+}
+
+/// What a mask of classes has of each of the student's.
+fn found(mask: &LabelMap, student: &Student, masks: &MaskArgs) -> Vec<Found> {
+    let mut counts = [0; 256];
+    mask.values.iter().for_each(|&class| counts[usize::from(class)] += 1);
+    let millilitres = mask.spacing().iter().product::<f64>() / 1000.0;
+    let of_class = |class: u8| {
+        let voxels = counts[usize::from(class)];
+        let [red, green, blue] = colour(class);
+        let colour = format!("#{red:02x}{green:02x}{blue:02x}");
+        Found { class, value: masks.classes.value_of(class), voxels, ml: voxels as f64 * millilitres, colour }
+    };
+    (1..=255).take(student.config.classes - 1).map(of_class).collect()
 }

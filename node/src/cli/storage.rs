@@ -16,6 +16,7 @@ use super::progress::Progress;
 use crate::{
     data::{
         cache::{Cache, CacheError},
+        classes::ClassMap,
         folder::Scan,
     },
     generalist::store::Store,
@@ -65,18 +66,18 @@ impl StorageArgs {
     }
 }
 
-/// The scans at `spacing` millimetres, each of them fetched once and checked, which shows how far it is; none if
-/// `cancel` was set on the way.
+/// The scans at `spacing` millimetres, with classes made of their labels where there is a map, each of them fetched once
+/// and checked, which shows how far it is; none if `cancel` was set on the way.
 ///
 /// # Errors
 /// Names a scan that cannot be used.
 pub(super) fn fetch_all<'a>(
     scans: impl Iterator<Item = &'a Scan>,
-    spacing: f64,
+    (spacing, classes): (f64, Option<&ClassMap>),
     storage: Storage,
     cancel: &AtomicBool,
 ) -> Result<Option<ScanSet>, ScanError> {
-    let set = ScanSet::on_disk(scans.cloned(), [spacing; 3], storage);
+    let set = ScanSet::with_classes(scans.cloned(), [spacing; 3], storage, classes.cloned());
     let progress = Progress::new("preparing scans", set.len());
     (0..set.len()).into_par_iter().try_for_each(|position| {
         if !cancel.load(Ordering::Relaxed) {

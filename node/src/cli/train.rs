@@ -15,15 +15,18 @@ use serde_json::json;
 use self::rounds::rounds;
 use super::{
     Format,
-    evaluate::{EvaluateError, mean, score_scan},
+    evaluate::{EvaluateError, score_scan},
     guides::GuideArgs,
+    masks::{ClassArgs, ForeignMap},
     print, replacing, resolve,
+    scores::{mean, words},
     storage::{StorageArgs, fetch_all},
     viewing::parse_patch,
 };
 use crate::{
     data::{
         cache::CacheError,
+        classes::ClassMap,
         folder::{Cohort, FolderError},
     },
     device::{Device, DeviceChoice, DeviceError},
@@ -79,9 +82,12 @@ pub struct TrainArgs {
     /// Channels of the student's first level.
     #[arg(long, default_value_t = 4, value_name = "N")]
     pub base_filters: usize,
-    /// Classes, background included.
-    #[arg(long, default_value_t = 2, value_name = "N")]
-    pub classes: usize,
+    /// Classes, background included [default: those of --map, else 2].
+    #[arg(long, value_name = "N", conflicts_with = "map")]
+    pub classes: Option<usize>,
+    /// Which values of label files are classes.
+    #[command(flatten)]
+    pub map: ClassArgs,
     /// Start from this model instead of random weights: a file, or `left-atrium-student`, which comes with the program.
     #[arg(long, value_name = "FILE")]
     pub init: Option<PathBuf>,
@@ -126,6 +132,9 @@ pub enum TrainCommandError {
     /// The folder of prepared scans.
     #[error(transparent)]
     Cache(#[from] CacheError),
+    /// The map of classes.
+    #[error(transparent)]
+    Map(#[from] ForeignMap),
     /// The model to start from.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -183,6 +192,7 @@ pub fn run(
         learning_rate: args.learning_rate,
         augment: args.augment,
         dropout: args.dropout,
+        classes: args.map.map.clone(),
         ..LocalRun::new(config, args.method, args.patch, args.steps, args.seed)
     };
     let generalists = args.guides.open(&mut run, device)?;
@@ -191,7 +201,7 @@ pub fn run(
     let state = saved(&state_path, &run)?.unwrap_or_else(|| State::new(&run, &start));
     let cache = args.out.join("cache");
     let (storage, store) = (args.storage.open(Some(&cache))?, args.storage.open_embeddings(Some(&cache))?);
-    let Some(scans) = fetch_all(declared.iter(), args.spacing, storage, cancel)? else {
+    let Some(scans) = fetch_all(declared.iter(), (args.spacing, args.map.map.as_ref()), storage, cancel)? else {
         return stopped(out, format, state.step);
     };
     let course = Course { device, scans: &scans, format, cancel };
@@ -209,7 +219,7 @@ pub fn run(
     let bytes = weights.to_safetensors().map_err(|source| state_error(&model_path, source.into()))?;
     replace(&model_path, &bytes)?;
     let windows = Windows::half_overlapping(args.patch);
-    let student = Student { weights, config, device, spacing_mm: [args.spacing; 3], windows };
+    let student = Student { weights, config, device, spacing_mm: [args.spacing; 3], windows, largest_component: false };
     finish(args, &student, &model_path, waited, format, out)
 }
 
@@ -257,10 +267,13 @@ fn start(args: &TrainArgs) -> Result<(semisam_shared::weights::Weights, VNetConf
     if let Some(path) = &args.init {
         let weights = checkpoint::read(path)?;
         let config = VNetConfig::of(&weights, args.groups)?;
+        args.map.must_fit(config.classes)?;
         return Ok((weights, config));
     }
     let groups = args.groups.unwrap_or(args.base_filters);
-    let config = VNetConfig { classes: args.classes, groups, ..VNetConfig::binary(args.base_filters) };
+    let mapped = args.map.map.as_ref().map(ClassMap::classes);
+    let classes = mapped.or(args.classes).unwrap_or(2);
+    let config = VNetConfig { classes, groups, ..VNetConfig::binary(args.base_filters) };
     config.check()?;
     Ok((layout::initial(&config, args.seed), config))
 }
@@ -347,14 +360,17 @@ fn finish(
     // labels that were not opened for training are not opened to score either
     let scans = cohort.declared(args.labels.filter(|_| args.test.is_none()));
     let labelled = scans.iter().filter(|scan| scan.label.is_some());
-    let scores = labelled.map(|scan| score_scan(student, scan)).collect::<Result<Vec<_>, _>>()?;
+    let scores = labelled.map(|scan| score_scan(student, scan, &args.map)).collect::<Result<Vec<_>, _>>()?;
     let scored_on = if args.test.is_some() { "test" } else { "training" };
-    let dice = scores.iter().map(|scores| scores.dice).sum::<f64>() / scores.len() as f64;
-    let words = format!("`{}`: dice {dice:.3}, mean of {} {scored_on} scans", model.display(), scores.len());
-    let mut value = mean(&scores);
+    let dice = scores.iter().map(|scores| scores.all.dice).sum::<f64>() / scores.len() as f64;
+    let mut value = mean(&scores, &args.map);
+    let mut text = format!("`{}`: dice {dice:.3}, mean of {} {scored_on} scans", model.display(), scores.len());
+    if let Some((_, of_classes)) = words(&value).split_once('\n') {
+        text = format!("{text}\n{of_classes}");
+    }
     value.remove("case");
     value.insert("model".to_owned(), json!(model));
     value.insert("scored_on".to_owned(), json!(scored_on));
     value.insert("waited".to_owned(), json!(waited));
-    Ok(print(out, format, &words, &value)?)
+    Ok(print(out, format, &text, &value)?)
 }

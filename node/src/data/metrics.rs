@@ -61,6 +61,19 @@ pub fn score_class(prediction: &LabelMap, truth: &LabelMap, class: u8) -> Result
     score_where(prediction, truth, |found| found == class)
 }
 
+/// Scores of each class from 1 to the last of `classes`, which count the background; none of a class that neither mask has:
+/// that both lack it says nothing about how well it is found.
+pub fn score_classes(
+    prediction: &LabelMap,
+    truth: &LabelMap,
+    classes: usize,
+) -> Result<Vec<Option<Scores>>, MetricsError> {
+    let mut seen = [false; 256];
+    prediction.values.iter().chain(&truth.values).for_each(|&class| seen[usize::from(class)] = true);
+    let score = |class: usize| seen[class].then(|| score_class(prediction, truth, class as u8)).transpose();
+    (1..classes.min(256)).map(score).collect()
+}
+
 /// Dice alone, of everything that is not background: cheap, for watching a training.
 pub fn dice(prediction: &[u8], truth: &[u8]) -> f64 {
     Counts::of(prediction, truth, |class| class != 0).dice()

@@ -72,7 +72,7 @@ pub fn pad<T: Copy + Default>(volume: &Volume<T>, size: [usize; 3]) -> (Volume<T
 }
 
 /// A patch at a random place. With probability `foreground`, where there are labels of something, a random voxel of it
-/// is within the patch.
+/// is within the patch, of a random class where there are several.
 pub fn random_patch(
     image: &Image,
     labels: Option<&LabelMap>,
@@ -109,11 +109,16 @@ pub fn random_start(
     })
 }
 
-/// The voxel a share `pick` of the way through all voxels that are not background.
+/// The voxel a share `pick` of the way through all voxels that are not background: of several classes each is as likely as
+/// another, so that small organs are seen too.
 fn foreground_voxel(labels: &LabelMap, pick: f64) -> Option<[usize; 3]> {
-    let count = labels.values.iter().filter(|&&class| class > 0).count();
-    let chosen = (pick * count as f64) as usize;
-    let at = (0..labels.values.len()).filter(|&at| labels.values[at] > 0).nth(chosen)?;
+    let mut counts = [0_usize; 256];
+    labels.values.iter().for_each(|&class| counts[usize::from(class)] += 1);
+    let classes: Vec<u8> = (1..=255).filter(|&class| counts[usize::from(class)] > 0).collect();
+    let share = pick * classes.len() as f64;
+    let class = *classes.get(share as usize)?;
+    let chosen = (share.fract() * counts[usize::from(class)] as f64) as usize;
+    let at = (0..labels.values.len()).filter(|&at| labels.values[at] == class).nth(chosen)?;
     let [_, ny, nz] = labels.shape;
     Some([at / nz / ny, at / nz % ny, at % nz])
 }
@@ -250,6 +255,22 @@ mod tests {
             let again = random_patch(&image, Some(&labels), [6, 6, 30], 1.0, &mut rng(seed));
             assert_eq!(again.0, patch);
         }
+    }
+
+    #[test]
+    fn a_small_class_is_drawn_as_often_as_a_large_one() {
+        let Grid { shape, affine } = Grid::centred([10, 10, 10], [1.0; 3]);
+        let mut labels = LabelMap { shape, affine, values: vec![0; 1000] };
+        labels.values[100..900].fill(3);
+        labels.values[950] = 7;
+        let drawn: Vec<usize> = (0..100)
+            .filter_map(|share| foreground_voxel(&labels, f64::from(share) / 100.0))
+            .map(|[x, y, z]| (x * 10 + y) * 10 + z)
+            .collect();
+        assert_eq!(drawn.iter().filter(|at| **at == 950).count(), 50);
+        assert_eq!((drawn[0], drawn[49], drawn.len()), (100, 100 + 49 * 16, 100));
+        labels.values.fill(0);
+        assert_eq!(foreground_voxel(&labels, 0.5), None);
     }
 
     #[test]

@@ -3,8 +3,9 @@
 //!
 //! Axial, coronal and sagittal panels side by side at one scale, so that a millimetre is as long everywhere.
 //! Radiological convention: the patient's right is on the left of the axial and the coronal panel; anterior is up on
-//! the axial one and left on the sagittal one; superior is up on the others. Truth is green, prediction red, yellow
-//! where their outlines meet. The window runs from the 1st to the 99th percentile.
+//! the axial one and left on the sagittal one; superior is up on the others. Of one class, truth is green, prediction red,
+//! yellow where their outlines meet. Of several, each has a colour ([`colour`]) that its inside is tinted with; outlines of
+//! the truth are dotted. The window runs from the 1st to the 99th percentile.
 
 use std::path::{Path, PathBuf};
 
@@ -24,8 +25,11 @@ const GAP: u32 = 6;
 const REACH: i64 = 2;
 const BETWEEN: Rgb<u8> = Rgb([40, 40, 48]);
 const TRUTH: Rgb<u8> = Rgb([60, 220, 90]);
-const PREDICTION: Rgb<u8> = Rgb([240, 60, 60]);
 const BOTH: Rgb<u8> = Rgb([255, 225, 60]);
+/// How much of a pixel is its class's colour, where there are several.
+const TINT: f32 = 0.3;
+/// Pixels of a dot, and between two.
+const DOT: u32 = 4;
 
 /// Why there is no picture.
 #[derive(Debug, Error)]
@@ -57,6 +61,21 @@ pub fn write_preview(
     picture
         .save_with_format(path, image::ImageFormat::Png)
         .map_err(|error| PreviewError::Write { path: path.to_owned(), error })
+}
+
+/// The colour of a class, background excepted: neighbours on the circle of hues are far apart in number, and what comes near
+/// them later differs in brightness.
+pub fn colour(class: u8) -> [u8; 3] {
+    /// Turns by it never come close to an earlier one soon.
+    const GOLDEN_ANGLE: f32 = 137.507_77;
+    let number = f32::from(class.max(1) - 1);
+    let (high, low) = [(240.0, 60.0), (250.0, 150.0), (170.0, 20.0)][usize::from((class.max(1) - 1) / 8 % 3)];
+    let hue = number * GOLDEN_ANGLE % 360.0 / 60.0;
+    // red, green and blue peak a third of the circle apart
+    [0.0_f32, 2.0, 4.0].map(|peak| {
+        let apart = (hue - peak).abs().min(6.0 - (hue - peak).abs());
+        (low + (high - low) * (2.0 - apart).clamp(0.0, 1.0)).round() as u8
+    })
 }
 
 /// The picture itself.
@@ -151,21 +170,27 @@ impl Panel {
         prediction: &LabelMap,
         truth: Option<&LabelMap>,
     ) {
-        let prediction = self.outline(prediction);
-        let truth = truth.map(|truth| self.outline(truth));
+        let several = truth.into_iter().chain([prediction]).any(|mask| mask.values.iter().any(|class| *class > 1));
+        let inside = self.classes(prediction);
+        let prediction = self.outline(&inside);
+        let truth = truth.map(|truth| self.outline(&self.classes(truth)));
         for row in 0..self.height {
             for column in 0..self.width {
                 let at = (row * self.width + column) as usize;
-                let on_truth = truth.as_ref().is_some_and(|truth| truth[at]);
-                let colour = match (prediction[at], on_truth) {
-                    (true, true) => BOTH,
-                    (true, false) => PREDICTION,
-                    (false, true) => TRUTH,
-                    (false, false) => {
-                        let value = self.sample(scan, i64::from(column), i64::from(row), |&value| value);
+                let of_truth = truth.as_ref().map_or(0, |truth| truth[at]);
+                let dot = ((column + row) / DOT).is_multiple_of(2);
+                let colour = match (prediction[at], of_truth) {
+                    (1.., 1..) if !several => BOTH,
+                    (0, 1..) if !several => TRUTH,
+                    (class @ 1.., _) => Rgb(colour(class)),
+                    (0, class @ 1..) if dot => Rgb(colour(class)),
+                    (0, _) => {
+                        let value = self.sample(scan, i64::from(column), i64::from(row));
                         let share = if high > low { (value - low) / (high - low) } else { 0.5 };
-                        let grey = (share.clamp(0.0, 1.0) * 255.0).round() as u8;
-                        Rgb([grey; 3])
+                        let grey = share.clamp(0.0, 1.0) * 255.0;
+                        let tint = if several && inside[at] > 0 { TINT } else { 0.0 };
+                        Rgb(colour(inside[at])
+                            .map(|of_class| (grey + tint * (f32::from(of_class) - grey)).round() as u8))
                     }
                 };
                 picture.put_pixel(left + column, top + row, colour);
@@ -173,11 +198,10 @@ impl Panel {
         }
     }
 
-    /// Bilinear within the slice.
-    fn sample<T>(&self, volume: &Volume<T>, column: i64, row: i64, value: impl Fn(&T) -> f32) -> f32 {
+    /// The four voxels around a pixel, and how much each counts: bilinear within the slice.
+    fn corners<T>(&self, volume: &Volume<T>, column: i64, row: i64) -> [(usize, f32); 4] {
         let position = self.position(volume.shape, column, row);
-        let mut sum = 0.0;
-        for corner in 0..4 {
+        std::array::from_fn(|corner| {
             let mut index = self.middle;
             let mut weight = 1.0;
             for (bit, axis) in [self.across, self.up].into_iter().enumerate() {
@@ -186,36 +210,50 @@ impl Panel {
                 index[axis] = (floor as usize + next).min(volume.shape[axis] - 1);
                 weight *= if next == 1 { part } else { 1.0 - part };
             }
-            sum += weight * value(&volume.values[volume.index(index[0], index[1], index[2])]);
-        }
-        sum
+            (volume.index(index[0], index[1], index[2]), weight)
+        })
     }
 
-    /// Pixels of the mask with a pixel outside it close by.
-    fn outline(&self, mask: &Volume<u8>) -> Vec<bool> {
-        let (width, height) = (i64::from(self.width), i64::from(self.height));
-        let mut inside = Vec::with_capacity((width * height) as usize);
-        for row in 0..height {
-            for column in 0..width {
-                inside.push(self.sample(mask, column, row, |&class| f32::from(class > 0)) >= 0.5);
+    fn sample(&self, scan: &Image, column: i64, row: i64) -> f32 {
+        self.corners(scan, column, row).iter().map(|(at, weight)| weight * scan.values[*at]).sum()
+    }
+
+    /// The class of each pixel: the one that most of its surroundings have; of equal ones the higher.
+    fn classes(&self, mask: &LabelMap) -> Vec<u8> {
+        let mut classes = Vec::with_capacity((self.width * self.height) as usize);
+        for row in 0..i64::from(self.height) {
+            for column in 0..i64::from(self.width) {
+                let corners = self.corners(mask, column, row).map(|(at, weight)| (mask.values[at], weight));
+                let share = |class: u8| corners.iter().filter(|(of, _)| *of == class).map(|(_, w)| w).sum::<f32>();
+                let likeliest =
+                    |one: &&(u8, f32), two: &&(u8, f32)| share(one.0).total_cmp(&share(two.0)).then(one.0.cmp(&two.0));
+                classes.push(corners.iter().max_by(likeliest).map_or(0, |(class, _)| *class));
             }
         }
-        let outside = |column: i64, row: i64| {
-            !(0..width).contains(&column) || !(0..height).contains(&row) || !inside[(row * width + column) as usize]
+        classes
+    }
+
+    /// The classes of pixels with a pixel of another class, or the end of the panel, close by; 0 elsewhere.
+    fn outline(&self, classes: &[u8]) -> Vec<u8> {
+        let (width, height) = (i64::from(self.width), i64::from(self.height));
+        let class = |column: i64, row: i64| {
+            let within = (0..width).contains(&column) && (0..height).contains(&row);
+            within.then(|| classes[(row * width + column) as usize])
         };
-        (0..height)
-            .flat_map(|row| (0..width).map(move |column| (column, row)))
-            .map(|(column, row)| {
-                !outside(column, row)
-                    && (-REACH..=REACH).any(|x| (-REACH..=REACH).any(|y| outside(column + x, row + y)))
-            })
-            .collect()
+        let of_pixel = |(column, row): (i64, i64)| {
+            let own = class(column, row);
+            let edge = |x: i64| (-REACH..=REACH).any(|y| class(column + x, row + y) != own);
+            own.filter(|own| *own > 0 && (-REACH..=REACH).any(edge)).unwrap_or(0)
+        };
+        (0..height).flat_map(|row| (0..width).map(move |column| (column, row))).map(of_pixel).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PREDICTION: Rgb<u8> = Rgb([240, 60, 60]);
 
     /// A grid whose voxel (0, 0, 0), the right-most... lowest corner, can be told from the others.
     fn corners() -> (Image, LabelMap) {
@@ -266,5 +304,41 @@ mod tests {
         assert!(alone.pixels().all(|&pixel| pixel != TRUTH && pixel != BOTH));
         let other = LabelMap { shape: [1; 3], affine: truth.affine, values: vec![0] };
         assert!(draw(&image, &other, None).is_err());
+    }
+
+    #[test]
+    fn several_classes_have_several_colours_and_their_truth_is_dotted() {
+        let (image, mut truth) = corners();
+        for i in 2..18 {
+            for j in 2..20 {
+                for k in 2..8 {
+                    let at = truth.index(i, j, k);
+                    truth.values[at] = 1 + u8::from(i >= 7) + u8::from(i >= 12);
+                }
+            }
+        }
+        let empty = LabelMap { values: vec![0; truth.values.len()], ..truth.clone() };
+        let count = |picture: &RgbImage, class| picture.pixels().filter(|pixel| pixel.0 == colour(class)).count();
+        let predicted = draw(&image, &truth, Some(&truth)).unwrap();
+        let missed = draw(&image, &empty, Some(&truth)).unwrap();
+        for class in 1..=3 {
+            let (solid, dotted) = (count(&predicted, class), count(&missed, class));
+            assert!(dotted > 100 && solid > 3 * dotted / 2, "class {class}: {solid} and {dotted}");
+        }
+        assert!(missed.pixels().all(|&pixel| pixel != TRUTH && pixel != BOTH));
+        // The inside of the brightest class is tinted, not grey.
+        let tinted = |pixel: &&Rgb<u8>| pixel.0[0] != pixel.0[1] && (1..=3).all(|class| pixel.0 != colour(class));
+        assert!(predicted.pixels().filter(|pixel| **pixel != BETWEEN).filter(tinted).count() > 1000);
+    }
+
+    #[test]
+    fn colours_can_be_told_apart() {
+        assert_eq!(Rgb(colour(1)), PREDICTION);
+        for one in 1..=24 {
+            for two in 1..one {
+                let apart: i32 = (0..3).map(|i| (i32::from(colour(one)[i]) - i32::from(colour(two)[i])).abs()).sum();
+                assert!(apart > 24, "{one} {:?} and {two} {:?}", colour(one), colour(two));
+            }
+        }
     }
 }

@@ -5,7 +5,10 @@
 //! new voxel is sampled where its affine says it is, and the outermost voxels reach to infinity. Images are
 //! interpolated trilinearly; where the new spacing is coarser by a factor f, the interpolated image is averaged over a
 //! box of sqrt(f^2 - 1) old voxels, so that noise and thin structures do not alias (an average over the new voxel for
-//! large f, nothing for f = 1; linear functions are kept exactly). Labels take the nearest voxel.
+//! large f, nothing for f = 1; linear functions are kept exactly). Labels take the nearest voxel; class probabilities are
+//! interpolated before the likeliest is chosen ([`planes`]).
+
+pub mod planes;
 
 use rayon::prelude::*;
 use thiserror::Error;
@@ -37,8 +40,8 @@ pub enum ResampleError {
     #[error("the two grids do not share their axes: bring both to the axes of the same scan first")]
     Axes,
     /// No probabilities at all.
-    #[error("there are no class probabilities: give one map per class, on one grid, at most 256 of them")]
-    Classes,
+    #[error("{0} classes are none or too many: choose the likeliest of 1 to 256")]
+    Classes(usize),
 }
 
 /// The grid that covers `grid` at another spacing, about the same centre.
@@ -89,25 +92,6 @@ pub fn labels_onto(labels: &LabelMap, grid: &Grid) -> Result<LabelMap, ResampleE
     for &x in &xs {
         for &y in &ys {
             values.extend(zs.iter().map(|&z| labels.values[labels.index(x, y, z)]));
-        }
-    }
-    Ok(Volume { shape: grid.shape, affine: grid.affine, values })
-}
-
-/// The likeliest class of each voxel of `grid`, from one probability map per class (class 0 first) on a coarser or
-/// finer grid. Equals go to the lower class.
-pub fn classes_onto(probabilities: &[Image], grid: &Grid) -> Result<LabelMap, ResampleError> {
-    if probabilities.is_empty() || probabilities.len() > 256 {
-        return Err(ResampleError::Classes);
-    }
-    let mut best = image_onto(&probabilities[0], grid)?.values;
-    let mut values = vec![0; grid.count()];
-    for (class, map) in probabilities.iter().enumerate().skip(1) {
-        let map = image_onto(map, grid)?;
-        for ((value, best), found) in values.iter_mut().zip(&mut best).zip(map.values) {
-            if found > *best {
-                (*value, *best) = (class as u8, found);
-            }
         }
     }
     Ok(Volume { shape: grid.shape, affine: grid.affine, values })
@@ -243,7 +227,6 @@ mod tests {
         assert!(matches!(image_to_spacing(&image, [1e-4; 3]), Err(ResampleError::TooManyVoxels { .. })));
         let other = Grid::centred([5, 6, 7], [1.0; 3]);
         assert_eq!(image_onto(&image, &other), Err(ResampleError::Axes));
-        assert_eq!(classes_onto(&[], &other), Err(ResampleError::Classes));
     }
 
     #[test]
@@ -277,14 +260,12 @@ mod tests {
         let coarse = labels_to_spacing(&labels, [2.0; 3]).unwrap();
         let back = labels_onto(&coarse, &grid).unwrap();
         assert!(crate::data::metrics::score(&back, &labels).unwrap().dice > 0.9);
-        let maps: Vec<Image> = (0..3)
-            .map(|class| Image {
-                shape: coarse.shape,
-                affine: coarse.affine,
-                values: coarse.values.iter().map(|&found| f32::from(found == class)).collect(),
-            })
-            .collect();
-        let smooth = classes_onto(&maps, &grid).unwrap();
+        let mut onto = planes::ClassesOnto::new(&(&coarse).into(), &grid, 3, 0).unwrap();
+        for plane in coarse.values.chunks_exact(coarse.shape[1] * coarse.shape[2]) {
+            let of_class = |class| plane.iter().map(move |&found| f32::from(found == class));
+            onto.push((0..3).flat_map(of_class).collect());
+        }
+        let smooth = onto.finish();
         for class in [1, 2] {
             let scores =
                 [&back, &smooth].map(|found| crate::data::metrics::score_class(found, &labels, class).unwrap());

@@ -1,33 +1,46 @@
 //! From a scan to a mask: sliding windows whose probabilities are averaged (spec/semisam.md, section 8).
+//!
+//! A window may also be shown mirrored: its probabilities, mirrored back, are averaged with the plain ones. Averages are
+//! done plane by plane ([`planes`]), so that whoever does not need all of a scan at once never holds it.
+
+pub(crate) mod planes;
+#[cfg(test)]
+mod tests;
 
 use semisam_shared::weights::Weights;
 
-use super::{
-    TrainError,
-    step::{Batch, probabilities},
-};
+use self::planes::by_planes;
+use super::TrainError;
 use crate::{
     data::{
-        patch::{crop, pad, window_starts},
-        volume::{Image, LabelMap, Volume},
+        flip::Axes,
+        volume::{Image, LabelMap},
     },
     device::{Device, TrainBackend, Work},
     model::{VNetConfig, vnet::VNet},
 };
 
-/// How a scan is cut into windows.
+/// How a scan is cut into windows, and how these are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Windows {
     /// Sides of a window, multiples of 16; best those of the crops in training, because GroupNorm sees whole windows.
     pub size: [usize; 3],
     /// Distance between neighbouring windows along each axis; half the size overlaps enough.
     pub stride: [usize; 3],
+    /// Axes to mirror: each window is shown in every way that mirrors some of them, so up to eight times.
+    pub flips: Axes,
 }
 
 impl Windows {
-    /// Windows that overlap by half.
+    /// Windows that overlap by half, and are not mirrored.
     pub fn half_overlapping(size: [usize; 3]) -> Self {
-        Self { size, stride: size.map(|side| (side / 2).max(1)) }
+        Self { size, stride: size.map(|side| (side / 2).max(1)), flips: [false; 3] }
+    }
+
+    /// The axis along which planes of a scan of `shape` are done with the fewest of them unfinished.
+    pub fn shortest_along(&self, shape: [usize; 3]) -> usize {
+        let share = |axis: usize| self.size[axis] as f64 / shape[axis].max(self.size[axis]) as f64;
+        (1..3).fold(0, |best, axis| if share(axis) < share(best) { axis } else { best })
     }
 }
 
@@ -93,66 +106,17 @@ impl Work for Scan<'_> {
 pub(super) fn by_network<B: TrainBackend>(
     network: &VNet<B::InnerBackend>,
     image: &Image,
-    Windows { size, stride }: Windows,
+    windows: Windows,
     device: &B::Device,
 ) -> Result<Vec<f32>, TrainError> {
-    let classes = network.config().classes;
-    let (padded, first) = pad(image, size);
-    let mut sums = vec![0.0; classes * padded.count()];
-    let mut visits = vec![0.0; padded.count()];
-    for start in window_starts(padded.shape, size, stride) {
-        let window = crop(&padded, start.map(|at| at as i64), size);
-        let batch = Batch { images: window.values, samples: 1, patch: size };
-        let found = probabilities::<B>(network, &batch, None, device)?;
-        add(&found, &rows(padded.shape, size, start), (&mut sums, &mut visits), classes);
-    }
-    let mut averages = Vec::with_capacity(classes * image.count());
-    for class in sums.chunks_exact(padded.count()) {
-        let values = class.iter().zip(&visits).map(|(sum, visits)| sum / visits).collect();
-        let average = Volume { values, ..padded.clone() };
-        averages.extend(crop(&average, first.map(|at| at as i64), image.shape).values);
-    }
-    Ok(averages)
-}
-
-/// Adds a window's probabilities, row by row, to the sums and counts of the voxels that it covers.
-fn add(window: &[f32], rows: &[usize], (sums, visits): (&mut [f32], &mut [f32]), classes: usize) {
-    let (voxels, of_window) = (visits.len(), window.len() / classes);
-    let length = of_window / rows.len();
-    for (row, &to) in rows.iter().enumerate() {
-        visits[to..to + length].iter_mut().for_each(|visits| *visits += 1.0);
-        for class in 0..classes {
-            let sums = &mut sums[class * voxels + to..class * voxels + to + length];
-            let window = &window[class * of_window + row * length..][..length];
-            sums.iter_mut().zip(window).for_each(|(sum, p)| *sum += p);
+    let (count, size) = (image.count(), image.shape[1] * image.shape[2]);
+    let mut found = vec![0.0; network.config().classes * count];
+    let mut x = 0;
+    by_planes::<B>(network, image, (windows, 0), device, &mut |plane| {
+        for (class, values) in plane.chunks_exact(size).enumerate() {
+            found[class * count + x * size..][..size].copy_from_slice(values);
         }
-    }
-}
-
-/// Where the rows of a window start in a volume that contains it.
-fn rows(shape: [usize; 3], size: [usize; 3], [x, y, z]: [usize; 3]) -> Vec<usize> {
-    let columns = (x..x + size[0]).flat_map(|x| (y..y + size[1]).map(move |y| (x, y)));
-    columns.map(|(x, y)| (x * shape[1] + y) * shape[2] + z).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::layout;
-
-    #[test]
-    fn probabilities_add_up_to_one_on_the_grid_of_the_image() {
-        let config = VNetConfig::binary(2);
-        let shape = [20, 17, 9];
-        let affine = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]];
-        let image = Image { shape, affine, values: (0..20 * 17 * 9).map(|v| (v % 7) as f32 - 3.0).collect() };
-        let windows = Windows::half_overlapping([16, 16, 16]);
-        let weights = layout::initial(&config, 3);
-        let found = class_probabilities(Device::Cpu, config, &weights, &image, windows).expect("they fit");
-        let (background, foreground) = found.split_at(image.count());
-        assert!(background.iter().zip(foreground).all(|(b, f)| (b + f - 1.0).abs() < 1e-5));
-        let mask = segment(Device::Cpu, config, &weights, &image, windows).expect("they fit");
-        assert_eq!(mask.shape, shape);
-        assert!(mask.values.iter().zip(foreground).all(|(class, p)| (*class == 1) == (*p > 0.5)));
-    }
+        x += 1;
+    })?;
+    Ok(found)
 }

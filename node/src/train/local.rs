@@ -35,6 +35,7 @@ use super::{
     trainer::{Optimiser, Parameters, Trainer},
 };
 use crate::{
+    data::classes::ClassMap,
     device::{Device, Placement, TrainBackend, Work},
     generalist::{Generalist, store::Store},
     model::{VNetConfig, layout},
@@ -118,6 +119,9 @@ pub struct LocalRun {
     pub generalists: Vec<ids::Digest>,
     /// For SemiSAM-O1, which round this is.
     pub round: Option<Round>,
+    /// What classes were made of, if not of themselves. States of runs without a map have no such field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<ClassMap>,
     /// Names all draws.
     pub seed: u64,
 }
@@ -142,6 +146,7 @@ impl LocalRun {
             guidance: method.guidance(),
             generalists: Vec::new(),
             round: None,
+            classes: None,
             seed,
         }
     }

@@ -20,6 +20,7 @@ use self::disk::OnDisk;
 use super::{TrainError, crops::PreparedScan};
 use crate::data::{
     cache::Cache,
+    classes::{ClassMap, Unnamed},
     folder::{FolderError, Scan},
     resample::ResampleError,
 };
@@ -47,6 +48,14 @@ pub enum ScanError {
         /// Why not.
         #[source]
         source: ResampleError,
+    },
+    /// A value of its label that has no class.
+    #[error("the label `{path}`: {unnamed}")]
+    Unnamed {
+        /// The label.
+        path: PathBuf,
+        /// Which value.
+        unnamed: Unnamed,
     },
     /// It is another one than at the start.
     #[error(
@@ -90,9 +99,19 @@ impl ScanSet {
         Self(Source::Memory(scans.into_iter().map(Arc::new).collect()))
     }
 
-    /// Scans on disk, at `spacing_mm`. Nothing is opened yet.
+    /// Scans on disk, at `spacing_mm`, whose labels hold classes. Nothing is opened yet.
     pub fn on_disk(scans: impl IntoIterator<Item = Scan>, spacing_mm: [f64; 3], storage: Storage) -> Self {
-        Self(Source::Disk(OnDisk::new(scans.into_iter().collect(), spacing_mm, storage)))
+        Self::with_classes(scans, spacing_mm, storage, None)
+    }
+
+    /// Scans on disk whose labels hold values that `classes` has classes for.
+    pub fn with_classes(
+        scans: impl IntoIterator<Item = Scan>,
+        spacing_mm: [f64; 3],
+        storage: Storage,
+        classes: Option<ClassMap>,
+    ) -> Self {
+        Self(Source::Disk(OnDisk::new(scans.into_iter().collect(), spacing_mm, storage, classes)))
     }
 
     /// How many there are.

@@ -78,7 +78,8 @@ pub fn run(args: &TrainBenchArgs) -> Result<Report, BenchError> {
     cohort.require_labelled()?;
     let (loading, never) = (Instant::now(), AtomicBool::new(false));
     let storage = args.storage.open(None)?;
-    let scans = fetch_all(cohort.declared(args.labels).iter(), args.spacing, storage, &never)?.expect("nobody cancels");
+    let scans =
+        fetch_all(cohort.declared(args.labels).iter(), (args.spacing, None), storage, &never)?.expect("nobody cancels");
     let load_seconds = milliseconds(loading) / 1e3;
 
     let steps = args.setting.warm_up + args.steps.get();

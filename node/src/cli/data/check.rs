@@ -4,6 +4,7 @@
 //! folder without a layout is taken as a flat folder of scans, and a file as one scan. One line per file, in a fixed
 //! order.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,7 @@ use serde_json::json;
 
 use super::super::{Exit, Format};
 use super::{CheckArgs, DataCommandError};
+use crate::data::classes::{suggestion, values};
 use crate::data::folder::{Cohort, Entry, FolderError, Listing, flat_files, must_match};
 use crate::data::nifti::{StoredGrid, read_grid, read_image, read_labels};
 
@@ -36,7 +38,7 @@ struct Finding {
 
 pub(super) fn run(args: &CheckArgs, format: Format, out: &mut dyn Write) -> Result<Exit, DataCommandError> {
     let files = files(&args.dir)?;
-    let (mut read, mut problems) = (0, 0);
+    let (mut read, mut problems, mut all_values) = (0, 0, BTreeSet::new());
     if format == Format::Text {
         writeln!(out, "{:<4} {:<5} {:<16} {:<22} file", "", "axes", "shape", "spacing [mm]")?;
     }
@@ -45,6 +47,7 @@ pub(super) fn run(args: &CheckArgs, format: Format, out: &mut dyn Write) -> Resu
         for finding in findings {
             read += 1;
             problems += usize::from(finding.problem.is_some());
+            all_values.extend(finding.classes.iter().flatten().copied());
             match format {
                 Format::Json => writeln!(out, "{}", finding.json())?,
                 Format::Text => writeln!(out, "{}", finding.text())?,
@@ -58,8 +61,24 @@ pub(super) fn run(args: &CheckArgs, format: Format, out: &mut dyn Write) -> Resu
             format!("; {patients} patients, {scans} scans, {labelled} of them labelled")
         });
         writeln!(out, "{read} files, {problems} with problems{cohort}")?;
+        if let Some(advice) = advice(&all_values.into_iter().collect::<Vec<_>>()) {
+            writeln!(out, "{advice}")?;
+        }
     }
     Ok(if problems == 0 { Exit::Done } else { Exit::Failed })
+}
+
+/// How to train on labels with these values, where it is not as usual: background and one class.
+fn advice(values: &[u8]) -> Option<String> {
+    let organs = values.iter().filter(|value| **value > 0).count();
+    if let Some(map) = suggestion(values) {
+        let all = values.iter().map(u8::to_string).collect::<Vec<_>>().join(" ");
+        return Some(format!(
+            "labels have the values {all}: `train` with --map {map}, or name fewer of them and `other=0` for background"
+        ));
+    }
+    (organs > 1)
+        .then(|| format!("labels have {organs} classes beside the background: `train` with --classes {}", organs + 1))
 }
 
 /// Every file to look at, and what it should be.
@@ -128,9 +147,7 @@ fn examine(file: &Path, role: &Role) -> Finding {
         Role::Label(image) => match read_labels(file) {
             Err(error) => Some(error.to_string()),
             Ok(labels) => {
-                let mut seen = [false; 256];
-                labels.values.iter().for_each(|&class| seen[usize::from(class)] = true);
-                classes = Some((0..=255).filter(|&class| seen[usize::from(class)]).collect());
+                classes = Some(values(&labels));
                 match image {
                     Err(error) => Some(error.to_string()),
                     // An image that cannot be read is reported in its own line.
@@ -156,6 +173,7 @@ impl Finding {
             "axes": grid.map(|grid| &grid.axes),
             "shape": grid.map(|grid| grid.shape),
             "spacing_mm": grid.map(|grid| grid.spacing_mm),
+            "classes": self.classes,
         })
     }
 

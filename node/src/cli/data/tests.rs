@@ -102,6 +102,30 @@ fn check_matches_labels_with_images() {
 }
 
 #[test]
+fn check_says_how_to_train_on_the_values_that_there_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().display().to_string();
+    let Grid { shape, affine } = Grid::centred([4, 4, 4], [2.5; 3]);
+    let write = |values: [u8; 4]| {
+        let labels = LabelMap { shape, affine, values: values.repeat(16) };
+        for part in ["images", "labels"] {
+            std::fs::create_dir_all(folder.path().join(part)).unwrap();
+            write_labels(&folder.path().join(part).join("a.nii.gz"), &labels).unwrap();
+        }
+        call(&["data", "check", &root]).unwrap().1
+    };
+    assert!(
+        write([0, 5, 37, 90]).ends_with("--map 5=1,37=2,90=3, or name fewer of them and `other=0` for background\n")
+    );
+    assert!(write([0, 1, 2, 3]).ends_with("3 classes beside the background: `train` with --classes 4\n"));
+    assert!(write([0, 1, 1, 0]).ends_with("1 of them labelled\n"));
+    write([0, 5, 0, 0]);
+    let (_, out) = call(&["data", "check", &root, "--format", "json"]).unwrap();
+    let classes: Vec<Value> = lines(&out).into_iter().map(|mut line| line["classes"].take()).collect();
+    assert_eq!(classes, [Value::Null, serde_json::json!([0, 5])]);
+}
+
+#[test]
 fn check_of_nothing_says_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().display().to_string();

@@ -12,6 +12,7 @@ use super::{ScanError, Storage, held::Held};
 use crate::{
     data::{
         cache::{Cache, Key, key::digest_of_file},
+        classes::ClassMap,
         folder::{FolderError, Scan},
         nifti,
     },
@@ -28,6 +29,8 @@ pub(super) struct OnDisk {
     scans: Vec<Place>,
     cache: Option<Arc<Cache>>,
     held: Mutex<Held>,
+    /// What turns labels into classes. The cache holds them as they are in their files.
+    classes: Option<ClassMap>,
 }
 
 struct Place {
@@ -45,9 +48,10 @@ struct Known {
 }
 
 impl OnDisk {
-    pub(super) fn new(scans: Vec<Scan>, spacing_mm: [f64; 3], storage: Storage) -> Self {
+    pub(super) fn new(scans: Vec<Scan>, spacing_mm: [f64; 3], storage: Storage, classes: Option<ClassMap>) -> Self {
         let scans = scans.into_iter().map(|scan| Place { scan, known: OnceLock::new() }).collect();
-        Self { spacing_mm, scans, cache: storage.cache, held: Mutex::new(Held::new(storage.memory_bytes)) }
+        let held = Mutex::new(Held::new(storage.memory_bytes));
+        Self { spacing_mm, scans, cache: storage.cache, held, classes }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -65,7 +69,10 @@ impl OnDisk {
             return Ok(found);
         }
         let Place { scan, known } = &self.scans[position];
-        let (key, prepared) = self.fetch(scan, known.get().map(|known| known.key))?;
+        let (key, mut prepared) = self.fetch(scan, known.get().map(|known| known.key))?;
+        if let (Some(labels), Some(classes), Some(path)) = (&mut prepared.labels, &self.classes, &scan.label) {
+            classes.to_classes(labels).map_err(|unnamed| ScanError::Unnamed { path: path.clone(), unnamed })?;
+        }
         let highest = prepared.labels.as_ref().and_then(|labels| labels.values.iter().copied().max());
         let found = Known { key, highest };
         if *known.get_or_init(|| found) != found {

@@ -94,7 +94,7 @@ fn a_scan_that_is_kept_is_not_prepared_again_whatever_its_name() {
     let scan = place.scan("a", 1);
     let set = place.set(std::slice::from_ref(&scan), 0);
     let marked = PreparedScan { image: from_files(&place.scan("other", 9)).image, labels: None };
-    let key = OnDisk::new(Vec::new(), SPACING, place.storage(0)).key(&scan).expect("sound");
+    let key = OnDisk::new(Vec::new(), SPACING, place.storage(0), None).key(&scan).expect("sound");
     place.storage(0).cache.expect("one").put(&key, &marked.image, None);
     assert!(*set.get(0).expect("kept") == marked, "taken from the cache");
     let renamed = Scan { image: place.path("renamed.nii.gz"), ..scan.clone() };
@@ -103,6 +103,29 @@ fn a_scan_that_is_kept_is_not_prepared_again_whatever_its_name() {
     assert_eq!(place.entries().len(), 1);
     // A scan that was seen once is trained on from the cache, even where its files are out of reach.
     assert!(*set.get(0).expect("kept") == marked);
+}
+
+#[test]
+fn classes_are_made_of_labels_that_are_kept_as_they_are() {
+    let place = Place::new();
+    let scan = place.scan("a", 1);
+    let set = |map: Option<&str>, memory| {
+        let map = map.map(|map| map.parse().expect("a map"));
+        ScanSet::with_classes([scan.clone()], SPACING, place.storage(memory), map)
+    };
+    let plain = from_files(&scan).labels.expect("it has labels");
+    // Prepared with one map, taken from the cache with another, and in memory the second time.
+    for (map, class) in [(Some("7=1,1=2"), 2), (Some("1=1"), 1), (None, 1)] {
+        let set = set(map, 1 << 30);
+        for _ in 0..2 {
+            let labels = set.get(0).expect("sound").labels.clone().expect("it has labels");
+            assert!(labels.values.iter().zip(&plain.values).all(|(found, value)| *found == value * class));
+        }
+        assert_eq!(set.check(2).is_ok(), class == 1);
+    }
+    assert_eq!(place.entries().len(), 1);
+    let error = set(Some("9=1"), 0).get(0).expect_err("no class for 1").to_string();
+    assert!(error.contains("a-label.nii.gz") && error.contains("value 1 has no class"), "{error}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-"""The recipe of `semisam-node train` in NumPy and PyTorch: how a scan is prepared, what a step sees, how weights change,
+"""The recipe of `semisam-node train` in NumPy and PyTorch: how a scan is prepared, what a step sees, how weights move,
 how a scan is segmented and scored.
 
 Volumes are NumPy arrays [x, y, z] of scans whose axes lie as in RAS+. What is drawn comes from draws.py: with the same

@@ -128,6 +128,9 @@ struct AccuracyArgs {
     /// First step size from a warm start, and from random weights.
     #[arg(long, num_args = 2, value_names = ["WARM", "SCRATCH"], default_values_t = [0.01, 0.05])]
     learning_rate: Vec<f64>,
+    /// Draw the labelled scans anew for each seed; else all seeds have the first ones by name.
+    #[arg(long)]
+    draw: bool,
     /// Trainings at once, each on one thread [default: as many as there are processors].
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
@@ -145,6 +148,7 @@ impl AccuracyArgs {
             learning_rate: [self.learning_rate[0], self.learning_rate[1]],
             init: self.init.clone(),
             generalist: self.generalist.clone(),
+            drawn: self.draw,
         };
         let jobs = self.jobs.unwrap_or_else(demo::cores);
         accuracy::Options { data: self.data.clone(), out: self.out.clone(), settings, jobs }

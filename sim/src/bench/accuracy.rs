@@ -26,7 +26,7 @@ use self::{
 };
 use crate::demo::{
     children::{ChildError, Launcher},
-    cohorts::{CohortsError, part},
+    cohorts::{CohortsError, in_drawn_order, part},
     disk::{self, DiskError},
     progress::Progress,
 };
@@ -108,6 +108,16 @@ impl Places {
             record: at("runs.jsonl"),
         }
     }
+
+    /// The scans of a training.
+    fn train_of(&self, run: &Run) -> PathBuf {
+        if run.drawn { self.drawn(run.seed) } else { self.train.clone() }
+    }
+
+    /// The scans in an order that a seed draws.
+    fn drawn(&self, seed: u64) -> PathBuf {
+        self.train.with_file_name(format!("train-{seed}"))
+    }
 }
 
 /// Trains what is not on record yet, and writes `table.md` and `dice.svg`. Answers the table.
@@ -147,12 +157,17 @@ fn prepare(options: &Options, places: &Places) -> Result<(), AccuracyError> {
     for folder in [&places.logs, &places.runs] {
         disk::create_folder(folder)?;
     }
-    for folder in [&places.train, &places.test] {
+    let seeds = if settings.drawn { 1..=settings.seeds } else { 1..=0 };
+    let drawn: Vec<(u64, PathBuf)> = seeds.map(|seed| (seed, places.drawn(seed))).collect();
+    for folder in drawn.iter().map(|(_, folder)| folder).chain([&places.train, &places.test]) {
         if folder.exists() {
             disk::remove_folder(folder)?;
         }
     }
     let (there, _) = part(&options.data, &places.train, &places.test)?;
+    for (seed, folder) in &drawn {
+        in_drawn_order(&places.train, folder, *seed)?;
+    }
     let asked = settings.labels.iter().copied().max().unwrap_or(0);
     Cohort::open(&places.train)?.require_labelled()?;
     if asked > there {
@@ -198,7 +213,8 @@ fn train(
 fn one(options: &Options, places: &Places, launcher: &Launcher, run: &Run) -> Result<Score, AccuracyError> {
     let folder = places.runs.join(run.to_string());
     let log = places.logs.join(format!("{run}.log"));
-    let invocation = options.settings.invocation(run, (&places.train, &places.test), (&places.cache, &folder), &log);
+    let train = places.train_of(run);
+    let invocation = options.settings.invocation(run, (&train, &places.test), (&places.cache, &folder), &log);
     let text = launcher.succeed(&invocation)?;
     let score = Score::of_last_line(&text, &invocation.command())?;
     disk::remove_folder(&folder)?;

@@ -5,6 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
+use rand::{SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
 use semisam_node::data::{
     folder::{Cohort, FolderError, Patient, Scan},
     synth::{Style, SynthError, SynthSpec, TargetFamily, write_cohort},
@@ -147,6 +149,16 @@ pub(crate) fn part(data: &Path, learn: &Path, score: &Path) -> Result<(usize, us
     Ok((learning.iter().filter(|patient| labelled(patient)).count(), held_out.len()))
 }
 
+/// The patients of `from` once more in `to`, in an order that `seed` draws, which their scans' names then have.
+pub(crate) fn in_drawn_order(from: &Path, to: &Path, seed: u64) -> Result<(), CohortsError> {
+    let mut patients = Cohort::open(from)?.patients;
+    patients.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    for (place, patient) in patients.iter_mut().enumerate() {
+        patient.scans.iter_mut().for_each(|scan| scan.name = format!("{place:04}_{}", scan.name));
+    }
+    Ok(hand_over(to, &patients.iter().collect::<Vec<_>>(), |_| true)?)
+}
+
 fn labelled(patient: &Patient) -> bool {
     patient.scans.iter().any(|scan| scan.label.is_some())
 }
@@ -261,6 +273,23 @@ mod tests {
         assert_eq!(names(&hospitals[0].held_out().join("images")), ["test_0"]);
         assert_eq!(names(&hospitals[1].held_out().join("labels")), ["test_1"]);
         assert_eq!(disk::read(&hospitals[1].scans().join("images/d.nii.gz")).expect("linked"), b"d");
+    }
+
+    #[test]
+    fn a_drawn_order_is_in_the_names_and_loses_nobody() {
+        let root = tempfile::tempdir().expect("a folder");
+        let data = folder(&root.path().join("data"), &["a", "b", "c", "d", "e", "f"], &[]);
+        let order = |seed: u64, to: &str| {
+            let to = root.path().join(to);
+            in_drawn_order(&data, &to, seed).expect("drawn");
+            assert_eq!(names(&to.join("images")), names(&to.join("labels")));
+            names(&to.join("images")).iter().map(|name| name[5..].to_owned()).collect::<Vec<_>>()
+        };
+        let (one, again, two) = (order(1, "one"), order(1, "again"), order(2, "two"));
+        assert!(one == again && one != two, "{one:?} {two:?}");
+        let mut sorted = one;
+        sorted.sort();
+        assert_eq!(sorted, ["a", "b", "c", "d", "e", "f"]);
     }
 
     #[test]

@@ -161,6 +161,7 @@ mod tests {
             learning_rate: [0.1, 0.1],
             init: None,
             generalist: None,
+            drawn: false,
         };
         assert_eq!(plot(&settings, &record), "");
         for (labels, dice) in [(1, 0.61), (2, 0.7), (4, 0.79)] {

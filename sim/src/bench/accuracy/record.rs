@@ -171,7 +171,7 @@ mod tests {
 
     fn run(seed: u64) -> Run {
         let (start, method) = (Start::Warm, Method::UaMt);
-        Run { spacing_mm: 2.5, start, method, labels: 2, seed, steps: 10, learning_rate: 0.01 }
+        Run { spacing_mm: 2.5, start, method, labels: 2, seed, steps: 10, learning_rate: 0.01, drawn: false }
     }
 
     #[test]

@@ -39,12 +39,16 @@ pub struct Run {
     pub steps: u64,
     /// First step size.
     pub learning_rate: f64,
+    /// Whether the labelled scans are drawn by the seed; else they are the first ones by name.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drawn: bool,
 }
 
 impl fmt::Display for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (start, method) = (name(self.start), name(self.method));
-        write!(f, "{}mm-{start}-{method}-{}-seed{}", self.spacing_mm, self.labels, self.seed)
+        let drawn = if self.drawn { "drawn-" } else { "" };
+        write!(f, "{}mm-{start}-{method}-{drawn}{}-seed{}", self.spacing_mm, self.labels, self.seed)
     }
 }
 
@@ -69,6 +73,8 @@ pub struct Settings {
     pub init: Option<PathBuf>,
     /// Who is asked.
     pub generalist: Option<PathBuf>,
+    /// Whether each seed draws its labelled scans; else all seeds have the first ones by name, as the usual protocols do.
+    pub drawn: bool,
 }
 
 impl Settings {
@@ -92,7 +98,8 @@ impl Settings {
             Start::Scratch => 1,
         };
         let (steps, learning_rate) = (self.steps[of], self.learning_rate[of]);
-        Run { spacing_mm: self.spacing_mm, start, method, labels, seed, steps, learning_rate }
+        let (spacing_mm, drawn) = (self.spacing_mm, self.drawn);
+        Run { spacing_mm, start, method, labels, seed, steps, learning_rate, drawn }
     }
 
     /// Its command line: `semisam-node train`, which opens the labels of the first scans alone and those of the test.
@@ -153,6 +160,7 @@ mod tests {
             learning_rate: [0.01, 0.05],
             init: Some("start.safetensors".into()),
             generalist: Some("small.safetensors".into()),
+            drawn: false,
         }
     }
 
@@ -163,6 +171,8 @@ mod tests {
         assert!(runs[..8].iter().all(|run| run.seed == 1) && runs[16..].iter().all(|run| run.seed == 3));
         let names: std::collections::BTreeSet<String> = runs.iter().map(Run::to_string).collect();
         assert_eq!(names.len(), 24, "every training has a name of its own");
+        let drawn = Settings { drawn: true, ..settings() };
+        assert!(drawn.runs().iter().all(|run| !names.contains(&run.to_string())));
     }
 
     #[test]

@@ -93,6 +93,7 @@ mod tests {
             learning_rate: [0.1, 0.1],
             init: None,
             generalist: None,
+            drawn: false,
         };
         for (seed, dice) in [(1, 0.7), (2, 0.8)] {
             let score = Score { dice, hd95_mm: (seed == 1).then_some(9.0), assd_mm: None, undefined: seed - 1 };

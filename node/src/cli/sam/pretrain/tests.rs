@@ -70,7 +70,7 @@ fn a_run_in_many_sittings_gives_the_same_file_and_it_can_be_used() {
         data,
         share: 0.0,
         prompt_confidence: 0.5,
-        first: None,
+        first: Some(1),
         seed: 1,
         spacing: 4.0,
         patch: [16, 16, 16],

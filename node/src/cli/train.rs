@@ -94,6 +94,9 @@ pub struct TrainArgs {
     /// Groups of GroupNorm, if not one per filter of the first level.
     #[arg(long, value_name = "N")]
     pub groups: Option<usize>,
+    /// Factor of the agreement with the average of earlier students, at the end of its ramp.
+    #[arg(long, default_value_t = 0.1, value_name = "FACTOR", value_parser = factor)]
+    pub consistency_weight: f64,
     /// Turn and flip crops in the axial plane.
     #[arg(long)]
     pub augment: bool,
@@ -190,6 +193,7 @@ pub fn run(
     let declared = cohort.declared(args.labels);
     let mut run = LocalRun {
         learning_rate: args.learning_rate,
+        consistency_weight: args.consistency_weight,
         augment: args.augment,
         dropout: args.dropout,
         classes: args.map.map.clone(),
@@ -276,6 +280,11 @@ fn start(args: &TrainArgs) -> Result<(semisam_shared::weights::Weights, VNetConf
     let config = VNetConfig { classes, groups, ..VNetConfig::binary(args.base_filters) };
     config.check()?;
     Ok((layout::initial(&config, args.seed), config))
+}
+
+fn factor(text: &str) -> Result<f64, String> {
+    let factor = text.parse().ok().filter(|factor: &f64| factor.is_finite() && *factor >= 0.0);
+    factor.ok_or_else(|| "give a number of at least 0".to_owned())
 }
 
 pub(super) fn at_least_one(text: &str) -> Result<usize, String> {

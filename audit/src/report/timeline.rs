@@ -81,7 +81,10 @@ impl Timeline {
     /// The timeline of `journal`; none if that has no beginning.
     pub(super) fn of(journal: &JournalBook, recomputed: &[RoundNumber], ledgers: &[LedgerBook]) -> Option<Self> {
         let charter = journal.charter()?;
-        let sites: Vec<SiteId> = journal.state.members.keys().copied().collect();
+        let mut members: Vec<(&str, SiteId)> =
+            journal.state.members.iter().map(|(site, member)| (member.name.as_str(), *site)).collect();
+        members.sort_unstable();
+        let sites: Vec<SiteId> = members.iter().map(|(_, site)| *site).collect();
         let of_site = |site: SiteId| ledgers.iter().filter(move |ledger| ledger.site() == Some(site));
         let mut rounds: BTreeMap<RoundNumber, Round> = BTreeMap::new();
         for record in &journal.log.records {
@@ -122,7 +125,7 @@ impl Timeline {
             plan: charter.digest,
             rounds_planned: charter.plan.plan.rounds,
             finished: journal.state.finished,
-            sites: journal.state.members.values().map(|member| member.name.clone()).collect(),
+            sites: members.iter().map(|(name, _)| (*name).to_owned()).collect(),
             rounds: rounds.into_values().collect(),
             happenings,
         })

@@ -1,6 +1,6 @@
 //! The command line of `semisam-audit`.
 //!
-//! Exit codes: 0 sound or done, 1 could not check, 2 unsound, 64 wrong usage. Results go to standard output, words to
+//! Exit codes: 0 sound or done, 1 could not check, 2 unsound or refused by a policy, 64 wrong usage. Results go to standard output, words to
 //! standard error.
 
 use std::{ffi::OsString, io::Write, path::PathBuf};
@@ -8,10 +8,15 @@ use std::{ffi::OsString, io::Write, path::PathBuf};
 use clap::{Parser, Subcommand, ValueEnum};
 
 mod epsilon;
+mod plan;
+mod report;
 mod verify;
 
 /// The exit code of a folder that is unsound.
 pub const UNSOUND: u8 = 2;
+
+/// The exit code of a plan that a policy does not allow.
+pub const REFUSED: u8 = 2;
 
 /// The exit code of a command line that makes no sense.
 pub const USAGE: u8 = 64;
@@ -45,6 +50,14 @@ enum Command {
         /// The folder of a coordinator, of a node, or one that holds several of them.
         folder: PathBuf,
     },
+    /// Check a folder, and write what was found for people who decide: one HTML file without anything outside it.
+    ///
+    /// Exit codes as for `verify`: an unsound folder gets a report, too. The same folder always gives the same report.
+    Report(report::Question),
+    /// What a plan would cost and be worth, and whether a policy allows it, before anybody trains.
+    ///
+    /// Exit code 0: allowed, or no policy was given. 2: the policy refuses it, with the rules that do.
+    Plan(plan::Question),
     /// What releases with a given noise cost.
     Epsilon(epsilon::Question),
 }
@@ -82,6 +95,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, out: &mut dyn Write, w
     };
     let done = match arguments.command {
         Command::Verify { folder } => verify::run(&folder, arguments.format, out),
+        Command::Report(question) => report::run(&question, arguments.format, out),
+        Command::Plan(question) => plan::run(&question, arguments.format, out),
         Command::Epsilon(question) => epsilon::run(&question, arguments.format, out),
     };
     match done {

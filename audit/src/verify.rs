@@ -12,16 +12,20 @@ use std::{
 
 use semisam_shared::{
     chain::file::ChainFileError,
-    ids::{Digest, PublicKey, SiteId},
+    ids::{Digest, PublicKey, RoundNumber, SiteId},
 };
 use serde::Serialize;
 
 mod cross;
 mod folder;
 mod journal;
+mod kind;
 mod ledger;
 mod log;
 mod store;
+
+pub use kind::Kind;
+pub(crate) use {journal::JournalBook, ledger::LedgerBook};
 
 /// The folder could not be checked: nothing is known about it.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +57,8 @@ pub struct Finding {
     pub file: String,
     /// Which record of it, counted from 0.
     pub record: Option<u64>,
+    /// What sort of thing it is.
+    pub kind: Kind,
     /// What is wrong.
     pub problem: String,
 }
@@ -136,8 +142,8 @@ impl Verdict {
         self.findings.is_empty()
     }
 
-    fn find(&mut self, file: &str, record: Option<u64>, problem: impl Into<String>) {
-        self.findings.push(Finding { file: file.to_owned(), record, problem: problem.into() });
+    fn find(&mut self, file: &str, record: Option<u64>, kind: Kind, problem: impl Into<String>) {
+        self.findings.push(Finding { file: file.to_owned(), record, kind, problem: problem.into() });
     }
 
     fn note(&mut self, note: impl Into<String>) {
@@ -145,11 +151,26 @@ impl Verdict {
     }
 }
 
+/// What was found, and the logs that it was found in.
+#[derive(Debug)]
+pub(crate) struct Examined {
+    pub(crate) verdict: Verdict,
+    pub(crate) journals: Vec<JournalBook>,
+    pub(crate) ledgers: Vec<LedgerBook>,
+    /// The rounds of each journal whose model was computed again, bit for bit.
+    pub(crate) recomputed: Vec<Vec<RoundNumber>>,
+}
+
 /// Checks every log in and below `folder`.
 ///
 /// # Errors
 /// If something cannot be read, or there is nothing to check. What is wrong with the logs is in the answer.
 pub fn verify(folder: &Path) -> Result<Verdict, VerifyError> {
+    examine(folder).map(|examined| examined.verdict)
+}
+
+/// [`verify`], with the logs.
+pub(crate) fn examine(folder: &Path) -> Result<Examined, VerifyError> {
     let found = folder::search(folder)?;
     if found.journals.is_empty() && found.ledgers.is_empty() {
         return Err(VerifyError::Nothing(folder.to_owned()));
@@ -167,17 +188,23 @@ pub fn verify(folder: &Path) -> Result<Verdict, VerifyError> {
         journal::check_plan(&mut verdict, folder, path, &journals)?;
     }
     cross::set_copies_aside(&mut verdict, &mut journals, &mut ledgers);
-    verdict.federations = journals.iter().filter_map(journal::JournalBook::federation).collect();
+    verdict.federations = journals.iter().filter_map(JournalBook::federation).collect();
     verdict.journal_records = journals.iter().map(|journal| journal.log.records.len() as u64).sum();
     verdict.ledgers = ledgers.len() as u64;
     verdict.rounds = journals.iter().map(|journal| journal.state.closed.len() as u64).sum();
     cross::compare(&mut verdict, &journals, &ledgers);
     let blobs = store::check(&mut verdict, folder, &found.stores)?;
+    let mut recomputed = Vec::new();
     for journal in &journals {
-        verdict.rounds_recomputed += store::fold_again(&mut verdict, journal, &blobs)?;
+        let again = store::fold_again(&mut verdict, journal, &blobs)?;
+        verdict.rounds_recomputed += again.len() as u64;
+        recomputed.push(again);
     }
     for ledger in &ledgers {
+        ledger.check_payloads(&mut verdict, folder)?;
+        ledger.note_what_stands_out(&mut verdict);
         ledger.add_epsilon(&mut verdict.epsilon);
     }
-    Ok(verdict)
+    cross::note_second_budgets(&mut verdict, &ledgers);
+    Ok(Examined { verdict, journals, ledgers, recomputed })
 }

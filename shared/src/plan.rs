@@ -4,6 +4,8 @@
 //! noise, clip norm, unit, nor rounds (spec/privacy.md, 3.3).
 
 mod guidance;
+pub mod outlook;
+mod reading;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +17,10 @@ use crate::{
     signing::{Domain, Signature, SigningError, SigningKey},
 };
 
-pub use self::guidance::Guidance;
+pub use self::{
+    guidance::Guidance,
+    reading::{ReadPlan, ReadPlanError},
+};
 
 /// Noise scale in grid units: 2^20, a power of two (spec/privacy.md, section 5).
 pub const SIGMA: u64 = 1 << 20;

@@ -60,7 +60,7 @@ fn write_report(word: &str, verdict: &Verdict, out: &mut dyn Write) -> std::io::
             federation.coordinator
         )?;
     }
-    for Finding { file, record, problem } in &verdict.findings {
+    for Finding { file, record, problem, .. } in &verdict.findings {
         match record {
             Some(record) => writeln!(out, "finding: `{}`, record {record}: {}", plain(file), plain(problem))?,
             None => writeln!(out, "finding: `{}`: {}", plain(file), plain(problem))?,

@@ -12,7 +12,7 @@ use semisam_shared::{
     round::Charter,
 };
 
-use super::{Verdict, journal::JournalBook, ledger::LedgerBook};
+use super::{Kind, Verdict, journal::JournalBook, ledger::LedgerBook};
 
 /// Of several copies of one log the longest is kept; copies that went different ways are a finding.
 pub(super) fn set_copies_aside(verdict: &mut Verdict, journals: &mut Vec<JournalBook>, ledgers: &mut Vec<LedgerBook>) {
@@ -41,7 +41,7 @@ fn keep_longest<B, K: PartialEq>(
                 continue 'books;
             };
             let problem = format!("two histories of one party: `{}` says something else here", file(other));
-            verdict.find(file(&book), Some(fork as u64), problem);
+            verdict.find(file(&book), Some(fork as u64), Kind::Fork, problem);
         }
         kept.push(book);
     }
@@ -107,14 +107,14 @@ fn accepted_was_paid(
             let problem = format!(
                 "the update was accepted, but `{theirs}` has no COMMIT for it: its end is cut off, or the release was never paid for"
             );
-            verdict.find(journal_file, Some(record), problem);
+            verdict.find(journal_file, Some(record), Kind::Unpaid, problem);
         }
         return;
     };
     if (*payload, *bytes) != (receipt.payload, receipt.bytes) {
         let problem =
             format!("the update that was accepted is not the one that record {commit} of `{theirs}` committed");
-        verdict.find(journal_file, Some(record), problem);
+        verdict.find(journal_file, Some(record), Kind::Unpaid, problem);
     }
     let inside = (receipt.ledger.length as usize) <= ledger.log.records.len();
     let right = ledger.log.had(receipt.ledger) && receipt.ledger.length > *commit;
@@ -122,7 +122,7 @@ fn accepted_was_paid(
         let problem = format!(
             "the update came with a head that `{theirs}` does not have after its COMMIT: the ledger was cut off or exchanged"
         );
-        verdict.find(journal_file, Some(record), problem);
+        verdict.find(journal_file, Some(record), Kind::CutOff, problem);
     }
 }
 
@@ -135,7 +135,7 @@ fn same_member(verdict: &mut Verdict, journal: &JournalBook, ledger: &LedgerBook
             "the ledger is signed by key {}, but the site joined `{}` with key {}: this is not the ledger that it had",
             owner.key, journal.log.file, member.ledger_key
         );
-        verdict.find(&ledger.log.file, Some(0), problem);
+        verdict.find(&ledger.log.file, Some(0), Kind::Identity, problem);
     }
     if member.name != owner.name {
         verdict.note(format!(
@@ -168,11 +168,11 @@ fn same_plan(verdict: &mut Verdict, journals: &[JournalBook], ledger: &LedgerBoo
                 "plan {digest} was approved for coordinator {}, but another one signed the journal",
                 approval.coordinator
             );
-            verdict.find(&ledger.log.file, Some(record), problem);
+            verdict.find(&ledger.log.file, Some(record), Kind::Identity, problem);
         } else if charters.iter().any(|charter| charter.coordinator == approval.coordinator) {
             let problem =
                 format!("plan {digest} was approved, but the coordinator's journal was founded on another plan");
-            verdict.find(&ledger.log.file, Some(record), problem);
+            verdict.find(&ledger.log.file, Some(record), Kind::Plan, problem);
         } else {
             verdict.note(format!(
                 "`{}` approved plan {digest}, whose journal is not here: receipts were not held against it",
@@ -186,7 +186,7 @@ fn same_plan(verdict: &mut Verdict, journals: &[JournalBook], ledger: &LedgerBoo
             "the plan is signed by consortium key {}, but `{}` was founded under key {}",
             approval.plan.key, journal.log.file, charter.plan.key
         );
-        verdict.find(&ledger.log.file, Some(record), problem);
+        verdict.find(&ledger.log.file, Some(record), Kind::Identity, problem);
     }
 }
 
@@ -205,7 +205,7 @@ fn round_was_opened(
         None if !journal.log.whole => return,
         None => format!("`{}` has no round {}: its end is cut off", journal.log.file, reserve.round),
     };
-    verdict.find(&ledger.log.file, Some(record), problem);
+    verdict.find(&ledger.log.file, Some(record), Kind::CutOff, problem);
 }
 
 /// A receipt must be in the journal of the coordinator that signed it.
@@ -228,5 +228,35 @@ fn receipt_is_kept(
         "the coordinator signed a receipt that `{}` does not have: the journal's end is cut off, or it was written anew",
         journal.log.file
     );
-    verdict.find(&ledger.log.file, Some(record), problem);
+    verdict.find(&ledger.log.file, Some(record), Kind::CutOff, problem);
+}
+
+/// Patients do not get a second budget because their hospital got a second ledger: two of one name and cohort are told,
+/// with what they spent together.
+pub(super) fn note_second_budgets(verdict: &mut Verdict, ledgers: &[LedgerBook]) {
+    let mut cohorts: BTreeMap<(&str, &str), Vec<&LedgerBook>> = BTreeMap::new();
+    for ledger in ledgers {
+        if let Some(owner) = &ledger.state.owner {
+            cohorts.entry((&owner.name, &owner.cohort)).or_default().push(ledger);
+        }
+    }
+    for ((name, cohort), mut books) in cohorts {
+        // Two histories of one ledger are a finding already.
+        books.sort_by_key(|book| book.site());
+        books.dedup_by_key(|book| book.site());
+        if books.len() < 2 {
+            continue;
+        }
+        let spent = books.iter().fold(Rho::default(), |sum, book| sum.plus(book.state.spent));
+        let deltas = books.iter().filter_map(|book| Some(book.state.policy.as_ref()?.delta.get()));
+        let delta = deltas.fold(1e-2, f64::min);
+        let files: Vec<String> = books.iter().map(|book| format!("`{}`", book.log.file)).collect();
+        verdict.note(format!(
+            "`{name}` has {} ledgers for the cohort `{cohort}` ({}): if these are the same patients, they spent epsilon {:.3} \
+             (add/remove, delta {delta}) together",
+            books.len(),
+            files.join(", "),
+            spent.epsilon(delta, Adjacency::AddRemove)
+        ));
+    }
 }

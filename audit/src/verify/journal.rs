@@ -13,14 +13,14 @@ use semisam_shared::{
     signing::Domain,
 };
 
-use super::{Verdict, VerifyError, folder, log::Log};
+use super::{Kind, Verdict, VerifyError, folder, log::Log};
 
 /// A journal that was replayed.
 #[derive(Debug)]
-pub(super) struct JournalBook {
-    pub(super) log: Log<Event>,
-    pub(super) state: Federation,
-    pub(super) folder: PathBuf,
+pub(crate) struct JournalBook {
+    pub(crate) log: Log<Event>,
+    pub(crate) state: Federation,
+    pub(crate) folder: PathBuf,
     opened: BTreeMap<RoundNumber, Digest>,
 }
 
@@ -37,7 +37,7 @@ pub(super) fn check(verdict: &mut Verdict, root: &Path, path: &Path) -> Result<J
     let (mut state, mut opened) = (Federation::default(), BTreeMap::new());
     for record in &log.records {
         if let Err(rejection) = state.permits(&record.event) {
-            verdict.find(&log.file, Some(record.seq), rejection.to_string());
+            verdict.find(&log.file, Some(record.seq), Kind::Order, rejection.to_string());
         }
         if let Event::RoundOpened { round, model, .. } = &record.event {
             opened.entry(*round).or_insert(*model);
@@ -49,7 +49,7 @@ pub(super) fn check(verdict: &mut Verdict, root: &Path, path: &Path) -> Result<J
 
 impl JournalBook {
     /// What was founded, if there is a first record.
-    pub(super) fn charter(&self) -> Option<&Charter> {
+    pub(crate) fn charter(&self) -> Option<&Charter> {
         self.state.charter.as_ref()
     }
 
@@ -61,7 +61,7 @@ impl JournalBook {
     }
 
     /// Every update that was accepted, with its record number.
-    pub(super) fn accepted(&self) -> impl Iterator<Item = (u64, &Receipt)> {
+    pub(crate) fn accepted(&self) -> impl Iterator<Item = (u64, &Receipt)> {
         self.log.records.iter().filter_map(|record| match &record.event {
             Event::UpdateAccepted { receipt } => Some((record.seq, receipt)),
             _ => None,
@@ -74,7 +74,7 @@ impl JournalBook {
     }
 
     /// The record that closed `round`.
-    pub(super) fn closing(&self, round: RoundNumber) -> Option<u64> {
+    pub(crate) fn closing(&self, round: RoundNumber) -> Option<u64> {
         let closes = |event: &Event| matches!(event, Event::RoundClosed { round: number, .. } if *number == round);
         self.log.records.iter().find(|record| closes(&record.event)).map(|record| record.seq)
     }
@@ -95,19 +95,24 @@ pub(super) fn check_plan(
         // Any program may call a file `plan.json`; the one beside a journal is ours.
         Err(error) => {
             match beside {
-                Some(_) => verdict.find(&file, None, format!("it is not a signed plan: {error}")),
+                Some(_) => verdict.find(&file, None, Kind::Plan, format!("it is not a signed plan: {error}")),
                 None => verdict.note(format!("`{file}` is not a signed plan and lies beside no journal: not checked")),
             }
             return Ok(());
         }
     };
     if let Err(error) = plan.verify(plan.key) {
-        verdict.find(&file, None, error.to_string());
+        verdict.find(&file, None, Kind::Plan, error.to_string());
     }
     if let Some(charter) = beside.and_then(JournalBook::charter)
         && charter.plan != plan
     {
-        verdict.find(&file, None, format!("it is not plan {} on which the journal was founded", charter.digest));
+        verdict.find(
+            &file,
+            None,
+            Kind::Plan,
+            format!("it is not plan {} on which the journal was founded", charter.digest),
+        );
     }
     Ok(())
 }

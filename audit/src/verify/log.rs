@@ -9,17 +9,17 @@ use semisam_shared::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Verdict, VerifyError, folder};
+use super::{Kind, Verdict, VerifyError, folder};
 
 /// A log and how far it can be believed.
 #[derive(Debug)]
-pub(super) struct Log<E> {
+pub(crate) struct Log<E> {
     /// As findings name it.
-    pub(super) file: String,
+    pub(crate) file: String,
     /// The records up to the first that is wrong.
-    pub(super) records: Vec<Record<E>>,
+    pub(crate) records: Vec<Record<E>>,
     /// Whether that is all of them: what is absent from a broken log proves nothing.
-    pub(super) whole: bool,
+    pub(crate) whole: bool,
 }
 
 impl<E: Serialize + DeserializeOwned> Log<E> {
@@ -45,11 +45,12 @@ impl<E: Serialize + DeserializeOwned> Log<E> {
                 verdict.find(
                     &file,
                     Some(*record),
+                    Kind::Beginning,
                     format!("the first record is not {first}: the beginning is missing"),
                 );
             }
-            Some((record, error)) => verdict.find(&file, Some(*record), error.to_string()),
-            None if read.records.is_empty() => verdict.find(&file, None, "the log has no record"),
+            Some((record, error)) => verdict.find(&file, Some(*record), Kind::Record, error.to_string()),
+            None if read.records.is_empty() => verdict.find(&file, None, Kind::Beginning, "the log has no record"),
             None => {}
         }
         if read.torn > 0 {
@@ -57,7 +58,7 @@ impl<E: Serialize + DeserializeOwned> Log<E> {
                 "{} bytes of an unfinished record stand at the end: if a crash left them, starting the program once cuts them off",
                 read.torn
             );
-            verdict.find(&file, Some(read.records.len() as u64), problem);
+            verdict.find(&file, Some(read.records.len() as u64), Kind::Torn, problem);
         }
         Ok(Self { file, whole: read.broken.is_none(), records: read.records })
     }

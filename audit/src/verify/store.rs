@@ -7,14 +7,14 @@ use std::{
 
 use semisam_shared::{
     fold::{FoldError, Folded, add_update, fold, no_momentum},
-    ids::Digest,
+    ids::{Digest, RoundNumber},
     plan::{Plan, ReleaseSpace},
     release_space::Projection,
     round::ClosedRound,
     weights::{Weights, WeightsError},
 };
 
-use super::{Verdict, VerifyError, folder, journal::JournalBook};
+use super::{Kind, Verdict, VerifyError, folder, journal::JournalBook};
 
 /// The most coordinates for which a momentum of zeros is made only to know its digest.
 const COORDINATES_MAX: u64 = 1 << 26;
@@ -66,7 +66,7 @@ fn check_blob(
     if found == digest {
         blobs.files.insert(digest, path);
     } else {
-        verdict.find(&file, None, format!("its bytes have the digest {found}: the blob was changed"));
+        verdict.find(&file, None, Kind::Store, format!("its bytes have the digest {found}: the blob was changed"));
     }
     Ok(())
 }
@@ -88,24 +88,28 @@ struct Workshop {
     no_momentum: Weights,
 }
 
-/// Computes the models of `journal` again; answers how many came out bit for bit.
-pub(super) fn fold_again(verdict: &mut Verdict, journal: &JournalBook, blobs: &Blobs) -> Result<u64, VerifyError> {
-    let Some(charter) = journal.charter() else { return Ok(0) };
+/// Computes the models of `journal` again; answers the rounds that came out bit for bit.
+pub(super) fn fold_again(
+    verdict: &mut Verdict,
+    journal: &JournalBook,
+    blobs: &Blobs,
+) -> Result<Vec<RoundNumber>, VerifyError> {
+    let Some(charter) = journal.charter() else { return Ok(vec![]) };
     let (file, plan) = (&journal.log.file, &charter.plan.plan);
     let complete = blobs.stores.iter().any(|store| store.parent() == Some(journal.folder.as_path()));
     if complete {
         for (record, receipt) in journal.accepted().filter(|(_, receipt)| !blobs.files.contains_key(&receipt.payload)) {
             let problem =
                 format!("the update {} that was accepted is not in the store, or was changed", receipt.payload);
-            verdict.find(file, Some(record), problem);
+            verdict.find(file, Some(record), Kind::Store, problem);
         }
     }
     if journal.state.closed.is_empty() {
-        return Ok(0);
+        return Ok(vec![]);
     }
-    let Some(workshop) = prepare(verdict, journal, plan, blobs)? else { return Ok(0) };
+    let Some(workshop) = prepare(verdict, journal, plan, blobs)? else { return Ok(vec![]) };
     let mut before = Some(Folded { model: workshop.initial.clone(), momentum: workshop.no_momentum.clone() });
-    let mut again = 0;
+    let mut again = Vec::new();
     for (index, round) in journal.state.closed.iter().enumerate() {
         let momentum = index.checked_sub(1).map(|last| journal.state.closed[last].momentum);
         if let (None, Some(momentum)) = (&before, momentum) {
@@ -123,16 +127,16 @@ pub(super) fn fold_again(verdict: &mut Verdict, journal: &JournalBook, blobs: &B
             sum.and_then(|sum| fold(plan, round.round, &start, &workshop.projection, &sum, round.accepted.len()));
         match folded.and_then(|folded| same(&folded, round).map(|same| (folded, same))) {
             Ok((folded, true)) => {
-                again += 1;
+                again.push(round.round);
                 before = Some(folded);
             }
             Ok((_, false)) => {
                 let problem = format!("the model of round {} is not the fold of its updates", round.round);
-                verdict.find(file, journal.closing(round.round), problem);
+                verdict.find(file, journal.closing(round.round), Kind::Model, problem);
             }
             Err(error) => {
                 let problem = format!("round {} cannot be computed again: {error}", round.round);
-                verdict.find(file, journal.closing(round.round), problem);
+                verdict.find(file, journal.closing(round.round), Kind::Model, problem);
             }
         }
     }
@@ -173,12 +177,12 @@ fn prepare(
             if let (Some(semisam_shared::round::Event::Founded { momentum, .. }), Ok(zero)) = (founded, zero)
                 && *momentum != zero
             {
-                verdict.find(file, Some(0), "the server's momentum before round 1 is not zero");
+                verdict.find(file, Some(0), Kind::Model, "the server's momentum before round 1 is not zero");
             }
             Ok(Some(workshop))
         }
         Err(problem) => {
-            verdict.find(file, Some(0), format!("the plan and its blobs do not fit together: {problem}"));
+            verdict.find(file, Some(0), Kind::Store, format!("the plan and its blobs do not fit together: {problem}"));
             Ok(None)
         }
     }

@@ -37,6 +37,28 @@ pub(crate) enum Cheat {
     WrongMomentum,
 }
 
+/// What people wrote where they may write anything.
+pub(crate) struct Names {
+    plan: String,
+    hospital: String,
+    cohort: String,
+    approver: String,
+    reason: String,
+}
+
+impl Names {
+    fn usual() -> Self {
+        let [plan, hospital, cohort] = ["test", "", "cohort"].map(str::to_owned);
+        Self { plan, hospital, cohort, approver: "dpo".into(), reason: "the machine was switched off".into() }
+    }
+
+    /// `text` everywhere; it follows the names of the hospitals, which must differ.
+    pub(crate) fn all(text: &str) -> Self {
+        let [plan, hospital, cohort, approver, reason] = [(); 5].map(|()| text.to_owned());
+        Self { plan, hospital, cohort, approver, reason }
+    }
+}
+
 /// A folder that is removed at the end.
 pub(crate) struct Folder(TempDir);
 
@@ -81,10 +103,10 @@ fn weights(name: &str, shape: &[usize], first: f32) -> Weights {
     Weights::new([(name.to_owned(), Tensor { shape: shape.to_vec(), values })]).expect("fits")
 }
 
-fn plan(model: &Weights, release: ReleaseSpace) -> Plan {
+fn plan(name: &str, model: &Weights, release: ReleaseSpace) -> Plan {
     let bytes = model.to_safetensors().expect("written");
     Plan {
-        name: "test".into(),
+        name: name.into(),
         rounds: 3,
         quorum: 2,
         round_seconds: 60,
@@ -120,6 +142,7 @@ fn plan(model: &Weights, release: ReleaseSpace) -> Plan {
 pub(crate) struct Hospital {
     pub(crate) site: SiteId,
     pub(crate) name: String,
+    short: String,
     pub(crate) key: SigningKey,
     file: ChainFile<LedgerEvent>,
     state: Ledger,
@@ -127,13 +150,22 @@ pub(crate) struct Hospital {
 }
 
 impl Hospital {
-    fn open(root: &Path, name: &str, plan: &SignedPlan, coordinator: &SigningKey) -> Self {
-        let (folder, key) = (root.join(name), SigningKey::generate().expect("entropy"));
+    fn open(root: &Path, short: &str, names: &Names, plan: &SignedPlan, coordinator: &SigningKey) -> Self {
+        let (folder, key) = (root.join(short), SigningKey::generate().expect("entropy"));
+        let name = &format!("{short}{}", names.hospital);
         fs::create_dir_all(&folder).expect("folder");
         let (site, public) = (SiteId(Digest::of(name.as_bytes()).0), key.public());
         let (file, _) =
             ChainFile::open(&folder.join("ledger.jsonl"), Domain::Ledger, move |_| Ok(public)).expect("new");
-        let mut hospital = Self { site, name: name.to_owned(), key, file, state: Ledger::default(), clock: 0 };
+        let mut hospital = Self {
+            site,
+            name: name.to_owned(),
+            short: short.to_owned(),
+            key,
+            file,
+            state: Ledger::default(),
+            clock: 0,
+        };
         let policy = Policy {
             epsilon_max: number(10.0),
             delta: number(1e-5),
@@ -143,8 +175,8 @@ impl Hospital {
             architectures: vec![],
         };
         let digest = plan.plan.digest().expect("canonical");
-        let (approver, plan) = ("dpo".to_owned(), Box::new(plan.clone()));
-        hospital.add(LedgerEvent::Genesis { site, name: name.into(), key: public, cohort: "cohort".into() });
+        let (approver, plan) = (names.approver.clone(), Box::new(plan.clone()));
+        hospital.add(LedgerEvent::Genesis { site, name: name.into(), key: public, cohort: names.cohort.clone() });
         hospital.add(LedgerEvent::Policy { policy });
         hospital.add(LedgerEvent::Approved { digest, approver, plan, coordinator: coordinator.public() });
         hospital
@@ -238,6 +270,7 @@ pub(crate) struct World {
     projection: Projection,
     newest: Folded,
     cheat: Cheat,
+    reason: String,
 }
 
 /// A federation that has finished.
@@ -247,7 +280,11 @@ pub(crate) fn finished() -> Folder {
 
 impl World {
     pub(crate) fn finished(cheat: Cheat, in_a_basis: bool) -> Self {
-        let mut world = World::founded(cheat, in_a_basis);
+        Self::finished_with(cheat, in_a_basis, &Names::usual())
+    }
+
+    pub(crate) fn finished_with(cheat: Cheat, in_a_basis: bool, names: &Names) -> Self {
+        let mut world = World::founded(cheat, in_a_basis, names);
         for round in 1..=3 {
             world.play(round);
         }
@@ -256,7 +293,7 @@ impl World {
         world
     }
 
-    fn founded(cheat: Cheat, in_a_basis: bool) -> Self {
+    fn founded(cheat: Cheat, in_a_basis: bool, names: &Names) -> Self {
         let folder = Folder(tempfile::tempdir().expect("folder"));
         let own = folder.path("coordinator");
         fs::create_dir_all(&own).expect("folder");
@@ -269,7 +306,7 @@ impl World {
             false => ReleaseSpace::All { coordinates: WEIGHTS as u64 },
         };
         let consortium = SigningKey::generate().expect("entropy");
-        let plan = SignedPlan::sign(plan(&model, release), &consortium).expect("sound");
+        let plan = SignedPlan::sign(plan(&names.plan, &model, release), &consortium).expect("sound");
         fs::write(own.join("plan.json"), serde_json::to_string_pretty(&plan).expect("json")).expect("written");
         let key = SigningKey::generate().expect("entropy");
         let public = key.public();
@@ -287,14 +324,15 @@ impl World {
         let digest = coordinator.keep_weights(&momentum);
         coordinator.write(Event::Founded { plan: Box::new(plan.clone()), coordinator: public, momentum: digest });
         let hospitals: Vec<Hospital> =
-            SITES.iter().map(|name| Hospital::open(&folder.path(""), name, &plan, &coordinator.key)).collect();
+            SITES.iter().map(|name| Hospital::open(&folder.path(""), name, names, &plan, &coordinator.key)).collect();
         for hospital in &hospitals {
             let (site, name, ledger_key) = (hospital.site, hospital.name.clone(), hospital.key.public());
             coordinator.act(Command::Join { site, name, ledger_key });
             coordinator.act(Command::Contact { site });
         }
         let newest = Folded { model, momentum };
-        Self { folder, coordinator, hospitals, plan, projection, newest, cheat }
+        let reason = names.reason.clone();
+        Self { folder, coordinator, hospitals, plan, projection, newest, cheat, reason }
     }
 
     fn play(&mut self, round: u32) {
@@ -308,9 +346,9 @@ impl World {
         let query = Query { plan, round: RoundNumber(round), model: open.model };
         let mut sum = vec![0; self.projection.coordinates()];
         for (index, hospital) in self.hospitals.iter_mut().enumerate() {
-            if round == 2 && hospital.name == "east" {
+            if round == 2 && hospital.short == "east" {
                 let reserve = hospital.reserve(query);
-                hospital.add(LedgerEvent::Abandoned { reserve, reason: "the machine was switched off".into() });
+                hospital.add(LedgerEvent::Abandoned { reserve, reason: self.reason.clone() });
                 let reason = "too few patients".to_owned();
                 hospital.add(LedgerEvent::Refused { plan, round: Some(query.round), reason });
                 continue;
@@ -322,7 +360,7 @@ impl World {
             let signed = coordinator.receive(receipt, &bytes);
             add_update(&mut sum, &bytes).expect("length");
             // The answer to `south` is lost in round 1: it never learns that its update was accepted.
-            if round != 1 || hospital.name != "south" {
+            if round != 1 || hospital.short != "south" {
                 hospital.add(LedgerEvent::Acked { commit, receipt: signed });
             }
         }

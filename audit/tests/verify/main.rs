@@ -3,6 +3,9 @@
 mod calculator;
 mod cheating;
 mod federation;
+mod plans;
 mod program;
+mod reports;
+mod rules;
 mod sound;
 mod tampering;

@@ -1,11 +1,20 @@
-//! `semisam-node budget`: what this cohort has spent over all plans, what is left, and what comes next.
+//! `semisam-node budget`: what this cohort has spent over all plans, what is left, and what comes next; with `--plan`, what a
+//! plan would cost and be worth here, before it is approved.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use semisam_shared::{
     accounting::{Adjacency, Rho},
     decimal::Decimal,
     ids::Digest,
     ledger::Ledger,
-    plan::Plan,
+    plan::{
+        Plan, ReadPlan, ReadPlanError,
+        outlook::{Circumstances, Outlook},
+    },
     policy::Policy,
 };
 use serde::Serialize;
@@ -18,6 +27,41 @@ use crate::{privacy::book, site_folder::SiteFolder};
 pub struct Budget {
     #[command(flatten)]
     site: Dir,
+    /// A plan that is not approved yet: what it would cost here, what the policy thinks of it, whether it is worth it
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
+    /// Patients of this site, if not the plan's public number
+    #[arg(long, value_name = "N", requires = "plan", value_parser = clap::value_parser!(u32).range(1..))]
+    patients: Option<u32>,
+    /// Sites that contribute to a round, if not the plan's quorum
+    #[arg(long, value_name = "N", requires = "plan", value_parser = clap::value_parser!(u32).range(1..))]
+    sites: Option<u32>,
+    /// How many numbers a site releases in a round, for a draft that does not say
+    #[arg(long, value_name = "K", requires = "plan")]
+    coordinates: Option<u64>,
+}
+
+/// A plan cannot be judged.
+#[derive(Debug, thiserror::Error)]
+pub enum BudgetError {
+    /// It cannot be read.
+    #[error("cannot read `{}`: check the path", path.display())]
+    Read {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// It is no plan.
+    #[error("`{}`", path.display())]
+    Plan {
+        /// Where.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: ReadPlanError,
+    },
 }
 
 /// A cost, in every notation; epsilons are rounded up at the sixth decimal.
@@ -166,7 +210,11 @@ fn affordable(ledger: &Ledger, plan: &Plan, ceiling: f64, delta: f64) -> u32 {
 impl Budget {
     pub(super) fn run(self, rim: &mut Rim<'_>) -> Result<Exit, Failure> {
         let folder = SiteFolder::open(&self.site.dir)?;
-        let account = Account::of(&book::sound(&folder.ledger())?.ledger);
+        let ledger = book::sound(&folder.ledger())?.ledger;
+        if let Some(path) = &self.plan {
+            return self.before_training(path, &ledger, rim);
+        }
+        let account = Account::of(&ledger);
         if rim.format == Format::Json {
             rim.json(&account)?;
             return Ok(Exit::Done);
@@ -196,4 +244,27 @@ impl Budget {
         }
         Ok(Exit::Done)
     }
+
+    /// What the plan in `path` would cost and be worth, after what this cohort has spent on others.
+    fn before_training(&self, path: &Path, ledger: &Ledger, rim: &mut Rim<'_>) -> Result<Exit, Failure> {
+        let text = fs::read_to_string(path).map_err(|source| BudgetError::Read { path: path.into(), source })?;
+        let plan = ReadPlan::parse(&text, self.coordinates)
+            .map_err(|source| BudgetError::Plan { path: path.into(), source })?;
+        let spent = spent_on_others(ledger, &plan);
+        let circumstances = Circumstances { patients: self.patients, sites: self.sites, spent };
+        let outlook = Outlook::of(&plan, ledger.policy.as_ref(), &circumstances)?;
+        match rim.format {
+            Format::Json => rim.json(&outlook)?,
+            Format::Text => write!(rim.out, "{outlook}")?,
+        }
+        Ok(if outlook.is_allowed() { Exit::Done } else { Exit::Refused })
+    }
+}
+
+/// What was spent without the releases of `plan` itself, if it is under way already. Rounded up.
+fn spent_on_others(ledger: &Ledger, plan: &ReadPlan) -> Rho {
+    let digest = plan.plan.digest().ok().filter(|_| !plan.draft);
+    let own = ledger.releases.keys().filter(|query| Some(query.plan) == digest).count();
+    let own = own as f64 * plan.plan.rho_per_round().value() * (1.0 - 1e-9);
+    Rho::from_value((ledger.spent.value() - own).max(0.0)).unwrap_or(ledger.spent)
 }

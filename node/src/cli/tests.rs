@@ -13,7 +13,7 @@ use semisam_shared::{
     issue::{self, Authority, Role},
     ledger::Query,
     message::{Request, Response},
-    plan::{SignedPlan, Unit},
+    plan::{Plan, SignedPlan, Unit},
     signing::SigningKey,
     tls::{TlsFiles, none_revoked},
     transport::{Listener, TransportError},
@@ -237,6 +237,26 @@ fn a_policy_is_edited_set_and_holds() {
     assert!(error.contains("epsilon") && error.contains("2.5"), "{error}");
     let refusals = book.head().length;
     assert_eq!(refusals, 4, "the refusal is a record");
+}
+
+#[test]
+fn a_plan_is_judged_before_anybody_trains() {
+    let place = Place::enrolled();
+    let (dir, file) = (place.path("node"), place.path("plan.json"));
+    let write = |plan: &Plan| fs::write(&file, serde_json::to_string(plan).expect("json")).expect("written");
+    write(&plan(4.0, 8, Unit::Patient));
+    let outlook = place.json(&["budget", "--plan", &file, "--patients", "40", "--sites", "12"]);
+    assert_eq!((&outlook["policy"]["allowed"], &outlook["noise_to_signal"]["patients"]), (&true.into(), &40.into()));
+    assert!((outlook["one_round"]["eps_zcdp"]["add_remove"].as_f64().expect("number") - 1.012_288).abs() < 2e-6);
+    let text = run(&["budget", "--dir", &dir, "--plan", &file]).expect("allowed");
+    assert!(text.contains("policy: allowed") && text.contains("NOT WORTH IT"), "{text}");
+    write(&plan(0.9, 8, Unit::Patient));
+    let judged = run(&["budget", "--dir", &dir, "--plan", &file]);
+    refused(judged, Exit::Refused, &["REFUSED", "`noise_multiplier_min`", "`epsilon_max`"]);
+    fs::write(&file, "rounds = 3").expect("written");
+    refused(run(&["budget", "--dir", &dir, "--plan", &file]), Exit::Failed, &["plan.json", "deploy/plan.toml"]);
+    refused(run(&["budget", "--dir", &dir, "--plan", "no.toml"]), Exit::Failed, &["no.toml"]);
+    refused(run(&["budget", "--dir", &dir, "--sites", "3"]), Exit::Usage, &["--plan"]);
 }
 
 #[test]

@@ -37,6 +37,13 @@ pub fn delta(mu: f64, epsilon: f64) -> f64 {
     }
 }
 
+/// How often somebody who sees everything, and knows everything but whether one unit took part, guesses that rightly at
+/// best, both being equally likely: 0.5 for a coin, 1 without protection. For neighbours that look like N(0, 1) and
+/// N(mu, 1) it is (1 + total variation) / 2 = Phi(mu/2).
+pub fn best_guess(mu: f64) -> f64 {
+    0.5 + delta(mu, 0.0) / 2.0
+}
+
 /// The smallest epsilon at `delta` of neighbours that look like N(0, 1) and N(mu, 1), rounded up.
 ///
 /// # Errors
@@ -68,6 +75,14 @@ mod tests {
     use super::*;
 
     const TABLE: &str = include_str!("../../../tests/fixtures/privacy/dp_reference_extra.csv");
+
+    #[test]
+    fn the_best_guess_is_that_of_two_normals() {
+        // Phi(0.5) and Phi(1), Abramowitz and Stegun, table 26.1.
+        for (mu, expected) in [(0.0, 0.5), (1.0, 0.691_462_461_274), (2.0, 0.841_344_746_069), (60.0, 1.0)] {
+            assert!((best_guess(mu) - expected).abs() < 1e-11, "{mu}: {}", best_guess(mu));
+        }
+    }
 
     #[test]
     fn the_reference_table_is_met() {

@@ -52,7 +52,7 @@ fn check_describes_the_stored_grid() {
     for (line, expected) in lines(&out).iter().zip(manifest.as_array().unwrap()) {
         let mut fields: Vec<&String> = line.as_object().unwrap().keys().collect();
         fields.sort();
-        assert_eq!(fields, ["axes", "error", "file", "ok", "shape", "spacing_mm"]);
+        assert_eq!(fields, ["axes", "classes", "error", "file", "ok", "shape", "spacing_mm"]);
         assert!(line["file"].as_str().unwrap().ends_with(expected["file"].as_str().unwrap()));
         assert_eq!((&line["axes"], &line["shape"]), (&expected["axcodes"], &expected["shape"]));
         assert_eq!((&line["ok"], &line["error"]), (&json!(true), &Value::Null));

@@ -28,7 +28,7 @@ use semisam_shared::{
 use super::{
     book::{Book, BookError},
     clip::{Clip, ClipError},
-    noise::{self, NoiseError},
+    noise::{self, NoiseError, Purpose},
 };
 
 /// What the COMMIT record says about the proof of the sensitivity.
@@ -147,12 +147,14 @@ pub fn release(
     let reserve = permitted(book, query, contributions.len(), now())?;
     let plan = book.ledger().approved.get(&query.plan).map(|approval| approval.plan.plan.clone());
     let plan = plan.ok_or(BookError::from(LedgerViolation::NotApproved(query.plan)))?;
+    let site = book.ledger().owner.as_ref().map(|owner| owner.site).ok_or(BookError::from(LedgerViolation::Genesis))?;
     let clip = Clip::of_plan(&plan);
     clip.check(contributions)?;
     noise::check_cost(coordinates(&plan), reserve.sensitivity, reserve.sigma)?;
     let room = make_room(payloads, &plan)?;
     let paid = pay(book, reserve, now())?;
-    let answered = answer(&plan, &clip, contributions)
+    let purpose = Purpose { site, query, reserve: paid, head: book.head() };
+    let answered = answer(&plan, &clip, contributions, &purpose)
         .and_then(|bytes| Ok((keep(payloads, &room, &bytes)?, bytes)))
         .and_then(|(digest, bytes)| commit(book, paid, query, digest, bytes, now()));
     if let Err(error) = &answered {
@@ -234,11 +236,9 @@ fn pay(book: &mut Book, reserve: Reserve, now: UnixMillis) -> Result<u64, Releas
 }
 
 /// The noised sum. The noise is drawn before any contribution is touched.
-fn answer(plan: &Plan, clip: &Clip, contributions: &[Vec<f64>]) -> Result<Vec<u8>, ReleaseError> {
-    let mut noised = noise::draw(coordinates(plan), semisam_shared::plan::SIGMA)?;
-    let sum = clip.sum(contributions)?;
-    // Saturation is post-processing; with this noise it does not happen.
-    noised.iter_mut().zip(sum.iter()).for_each(|(total, value)| *total = total.saturating_add(*value));
+fn answer(plan: &Plan, clip: &Clip, contributions: &[Vec<f64>], purpose: &Purpose) -> Result<Vec<u8>, ReleaseError> {
+    let noise = noise::draw(coordinates(plan), semisam_shared::plan::SIGMA, purpose)?;
+    let noised = clip.noised(noise, contributions)?;
     Ok(update_to_bytes(&noised))
 }
 

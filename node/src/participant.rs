@@ -278,3 +278,6 @@ async fn until_stopped<T>(stop: &mut watch::Receiver<bool>, work: impl Future<Ou
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ContributionError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| ContributionError::Died(error.to_string()))
 }
+
+#[cfg(test)]
+mod breakers;

@@ -3,7 +3,7 @@
 //! A key is made and the table is built anew in each repetition, as in a release. Memory is the peak while our own sampler
 //! draws, less the vector itself and what was there before; opendp is measured afterwards, so that it counts nowhere.
 //! Nanoseconds of a coordinate are those that the threads computed, by the kernel's account (schedstat of each thread):
-//! waiting for a core that other programs have does not count.
+//! waiting for a core that other programs have does not count. It counts in ticks of the scheduler: measure many at once.
 
 use std::{collections::BTreeMap, fs, num::NonZeroUsize};
 

@@ -69,7 +69,8 @@ fn noise_beside_opendp_and_alone() {
     let document = measure(&[&small[..], &["200", "--repeats", "2"]].concat()).expect("measured");
     check(&document, "noise", &["draw", "opendp"], 2);
     for speed in ["cpu_ns_per_coordinate", "opendp_cpu_ns_per_coordinate"] {
-        assert!(!cfg!(target_os = "linux") || document[speed].as_f64() > Some(0.0), "{document}");
+        // The kernel counts in ticks of the scheduler, which may be longer than so small a measurement.
+        assert!(!cfg!(target_os = "linux") || document[speed].as_f64() >= Some(0.0), "{document}");
     }
     let document = measure(&[&small[..], &["0", "--repeats", "1"]].concat()).expect("measured");
     check(&document, "noise", &["draw"], 1);

@@ -312,7 +312,13 @@ impl World {
                 let reserve = hospital.reserve(query);
                 hospital.add(LedgerEvent::Abandoned { reserve, reason: "the machine was switched off".into() });
                 let reason = "too few patients".to_owned();
-                hospital.add(LedgerEvent::Refused { plan, round: Some(query.round), reason });
+                hospital.add(LedgerEvent::Refused {
+                    plan,
+                    round: Some(query.round),
+                    reason,
+                    requested: None,
+                    remaining: None,
+                });
                 continue;
             }
             let values: Vec<i64> =

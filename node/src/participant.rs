@@ -8,7 +8,7 @@ use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 use semisam_shared::{
     clock,
     ids::{Digest, RoundNumber, SiteId},
-    ledger::Query,
+    ledger::{Program, Query},
     message::Task,
     plan::Plan,
     round::Rejection,
@@ -17,7 +17,8 @@ use semisam_shared::{
 use tokio::sync::watch;
 
 use crate::{
-    client::{Client, ClientError, Session, pause_before_attempt},
+    client::{Client, ClientError, SOFTWARE, Session, pause_before_attempt},
+    data::cache::key::digest_of_file,
     privacy::{
         book::{Book, BookError},
         release::{self, Release, ReleaseError},
@@ -133,6 +134,7 @@ impl Participant {
     /// If going on is forbidden or cannot help.
     pub async fn run(&mut self, mut stop: watch::Receiver<bool>) -> Result<Outcome, ParticipantError> {
         self.book.abandon_open("the program ended between RESERVE and COMMIT", clock::now())?;
+        self.book.started(running(), clock::now())?;
         let mut attempt = 0;
         loop {
             let ended = match until_stopped(&mut stop, self.session(&mut attempt)).await {
@@ -200,6 +202,7 @@ impl Participant {
             match release::resume(&self.book, &self.payloads, query) {
                 Ok(Some(release)) => {
                     tracing::info!("round {}: sending the committed update again", query.round);
+                    self.book.retry(&query, clock::now())?;
                     self.send(session, &release).await?;
                 }
                 Ok(None) => {}
@@ -266,6 +269,13 @@ impl Participant {
     }
 }
 
+/// This program and this start of the machine, as far as the system tells.
+fn running() -> Program {
+    let binary = std::env::current_exe().and_then(|path| digest_of_file(&path)).ok();
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+    Program { software: SOFTWARE.into(), binary, boot: boot.map(|boot| boot.trim().into()) }
+}
+
 /// `work`, or nothing if `stop` turns true first.
 async fn until_stopped<T>(stop: &mut watch::Receiver<bool>, work: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
@@ -279,3 +289,6 @@ async fn until_stopped<T>(stop: &mut watch::Receiver<bool>, work: impl Future<Ou
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ContributionError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| ContributionError::Died(error.to_string()))
 }
+
+#[cfg(test)]
+mod breakers;

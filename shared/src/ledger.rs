@@ -92,7 +92,34 @@ pub enum LedgerEvent {
         round: Option<RoundNumber>,
         /// Which rule, and what would mend it.
         reason: String,
+        /// Where the budget does not suffice: epsilon (add/remove) that the release would have led to, rounded up.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        requested: Option<Decimal>,
+        /// And how much of the policy's ceiling is left, rounded down.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        remaining: Option<Decimal>,
     },
+    /// What was committed is sent once more, byte for byte: no new charge.
+    Retry {
+        /// The record that committed it.
+        commit: u64,
+    },
+    /// From here on, this program writes.
+    Started(Program),
+}
+
+/// Which program writes a ledger, on which start of the machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Program {
+    /// Its name and version.
+    pub software: String,
+    /// SHA-256 of its file, where it can be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binary: Option<Digest>,
+    /// What the machine calls the time since it was switched on: a clock that was set back does not change it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
 }
 
 /// What is paid for, in the words of the mechanism.
@@ -122,6 +149,9 @@ pub struct Reserve {
     pub epsilon_add_remove: Decimal,
     /// Epsilon of `spent`: a patient exchanged for another.
     pub epsilon_replace_one: Decimal,
+    /// How much of the policy's ceiling (add/remove) is left afterwards, rounded down. Older ledgers do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining: Option<Decimal>,
 }
 
 /// A release that was committed.
@@ -187,6 +217,8 @@ pub struct Ledger {
     pub releases: BTreeMap<Query, Committed>,
     /// A reservation that is neither committed nor abandoned: its record number and what it was for.
     pub open: Option<(u64, Query)>,
+    /// The program that writes, as far as it said so.
+    pub program: Option<Program>,
 }
 
 impl Ledger {
@@ -218,7 +250,8 @@ impl Ledger {
                 }
             }
             LedgerEvent::Abandoned { .. } => self.open = None,
-            LedgerEvent::Refused { .. } => {}
+            LedgerEvent::Started(program) => self.program = Some(program.clone()),
+            LedgerEvent::Refused { .. } | LedgerEvent::Retry { .. } => {}
         }
     }
 
@@ -251,15 +284,27 @@ impl Ledger {
             delta: policy.delta,
             epsilon_add_remove: published(Adjacency::AddRemove)?,
             epsilon_replace_one: published(Adjacency::ReplaceOne)?,
+            remaining: remaining(policy, published(Adjacency::AddRemove)?),
         };
         self.permits_reserve(&reserve)?;
         Ok(reserve)
+    }
+
+    /// How much of the policy's ceiling (add/remove) is left, rounded down; none without a policy.
+    pub fn remaining(&self) -> Option<Decimal> {
+        remaining(self.policy.as_ref()?, Decimal::rounded_up(self.epsilon(Adjacency::AddRemove))?)
     }
 
     /// Epsilon of everything spent so far, at the policy's delta; zero without a policy.
     pub fn epsilon(&self, adjacency: Adjacency) -> f64 {
         self.policy.as_ref().map_or(0.0, |policy| self.spent.epsilon(policy.delta.get(), adjacency))
     }
+}
+
+/// What `spent` (epsilon, add/remove) leaves of the policy's ceiling, rounded down at the sixth decimal; none below zero.
+fn remaining(policy: &Policy, spent: Decimal) -> Option<Decimal> {
+    let left = ((policy.epsilon_max.get() - spent.get()) * 1e6).floor() / 1e6;
+    Decimal::new(left.max(0.0))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! * [`ids`], [`decimal`], [`clock`]: sites, digests, rounds, moments, numbers in records
 //! * [`weights`]: named tensors and their digests
 //! * [`canonical`], [`signing`], [`chain`]: canonical JSON, Ed25519 under named domains, hash-chained signed logs
+//! * [`disk`]: what is done to the disk where a crash matters
 //! * [`plan`], [`policy`], [`accounting`]: what is promised, what a hospital allows, what it costs
 //! * [`ledger`]: what a hospital spent and sent, and the rules of that
 //! * [`round`], [`receipt`], [`message`]: the rules of a federation and what is said on the wire
@@ -18,6 +19,7 @@ pub mod chain;
 pub mod clock;
 pub mod codec;
 pub mod decimal;
+pub mod disk;
 pub mod fold;
 pub mod ids;
 pub mod issue;

@@ -112,3 +112,60 @@ pub enum Task {
         rounds: u32,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::{ids::SiteId, signing::SigningKey};
+
+    /// Names of all fields of a JSON value, however deep.
+    fn names(value: &serde_json::Value, found: &mut BTreeSet<String>) {
+        match value {
+            serde_json::Value::Object(fields) => fields.iter().for_each(|(name, inner)| {
+                found.insert(name.clone());
+                names(inner, found);
+            }),
+            serde_json::Value::Array(items) => items.iter().for_each(|item| names(item, found)),
+            _ => {}
+        }
+    }
+
+    /// spec/privacy.md, P6: what a hospital says has these fields and no other: which program it is, keys and digests, what is
+    /// asked for, and the head of its ledger. No count, norm, loss, score, time or path. A new field must be added here, and
+    /// argued for; a new message does not compile here.
+    #[test]
+    fn no_request_has_a_field_for_anything_private() {
+        let (key, ledger) = (SigningKey::from_hex(&"07".repeat(32)).expect("hex").public(), Head::EMPTY);
+        let (site, digest) = (SiteId([1; 32]), Digest::ZERO);
+        let receipt = Receipt { plan: digest, round: RoundNumber(1), site, payload: digest, bytes: 4, ledger };
+        let requests = [
+            Request::Hello { oldest: 1, newest: 1, software: "x".into(), ledger_key: key, ledger },
+            Request::Plan,
+            Request::Task,
+            Request::Fetch { blob: digest, offset: 0 },
+            Request::Submit { receipt },
+        ];
+        let mut all = BTreeSet::new();
+        for request in &requests {
+            let expected: &[&str] = match request {
+                Request::Hello { oldest: _, newest: _, software: _, ledger_key: _, ledger: _ } => {
+                    &["Hello", "hash", "ledger", "ledger_key", "length", "newest", "oldest", "software"]
+                }
+                Request::Plan | Request::Task => &[],
+                Request::Fetch { blob: _, offset: _ } => &["Fetch", "blob", "offset"],
+                Request::Submit {
+                    receipt: Receipt { plan: _, round: _, site: _, payload: _, bytes: _, ledger: _ },
+                } => &["Submit", "bytes", "hash", "ledger", "length", "payload", "plan", "receipt", "round", "site"],
+            };
+            let mut found = BTreeSet::new();
+            names(&serde_json::to_value(request).expect("json"), &mut found);
+            assert!(found.iter().eq(expected), "{request:?}: {found:?}");
+            all.extend(found);
+        }
+        let private =
+            ["loss", "dice", "norm", "count", "patients", "seed", "path", "seconds", "clip", "epsilon", "score"];
+        assert!(all.iter().all(|name| private.iter().all(|word| !name.contains(word))), "{all:?}");
+    }
+}

@@ -139,3 +139,33 @@ fn an_old_copy_of_a_ledger_is_refused() {
     node!("run", "--dir", federation.site("north")).done();
     every_release_is_unique(&federation, 1);
 }
+
+/// A whole folder copied before round 1, keys and certificate included, and both used: whoever comes second is refused before
+/// it trains, whatever it may still hold of the budget.
+#[test]
+fn a_clone_of_a_site_is_refused() {
+    let mut federation = prepared(1, OUTPUT);
+    let original = federation.site("north");
+    let clone = original.with_file_name("north-clone");
+    copy(&original, &clone);
+    let nodes = vec![federation.run("north"), federation.run("south")];
+    federation.ends_well(nodes);
+    federation.serve();
+    node!("run", "--dir", &clone).says(2, &["a clone runs elsewhere", "never run two"]);
+    let ledger = fs::read_to_string(clone.join("ledger.jsonl")).expect("a ledger");
+    assert!(!ledger.contains("RESERVE"), "the clone noised nothing");
+    node!("run", "--dir", &original).done();
+    fs::remove_dir_all(&clone).expect("removed");
+    every_release_is_unique(&federation, 1);
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder").flatten() {
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => fs::copy(entry.path(), &target).map(|_| ()).expect("copied"),
+        }
+    }
+}

@@ -75,7 +75,13 @@ fn a_record_after_which_the_ledger_forks_is_found() {
     let folder = &world.folder;
     fs::create_dir_all(folder.path("clone")).expect("folder");
     let common = folder.lines("north/ledger.jsonl").len() as u64;
-    let refused = |reason: &str| LedgerEvent::Refused { plan: Digest::ZERO, round: None, reason: reason.into() };
+    let refused = |reason: &str| LedgerEvent::Refused {
+        plan: Digest::ZERO,
+        round: None,
+        reason: reason.into(),
+        requested: None,
+        remaining: None,
+    };
     // Two machines with one key, from one copy of the disk.
     let mut chain = Chain::<LedgerEvent>::new(Domain::Ledger);
     let mut lines = folder.lines("north/ledger.jsonl");
@@ -163,7 +169,13 @@ fn a_log_without_its_beginning_is_named_so() {
     assert_eq!(findings[0].record, Some(0), "{findings:?}");
     // Renumbered and signed again, but still without GENESIS.
     let key = &world.hospitals[0].key;
-    let event = LedgerEvent::Refused { plan: Digest::ZERO, round: None, reason: "none".into() };
+    let event = LedgerEvent::Refused {
+        plan: Digest::ZERO,
+        round: None,
+        reason: "none".into(),
+        requested: None,
+        remaining: None,
+    };
     let line = Chain::new(Domain::Ledger).write(event, UnixMillis(0), key).expect("written").0;
     world.folder.write_lines("north/ledger.jsonl", &[line]);
     assert!(problems(&world.folder, "north/ledger.jsonl")[0].contains("GENESIS"));

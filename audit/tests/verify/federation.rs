@@ -350,7 +350,13 @@ impl World {
                 let reserve = hospital.reserve(query);
                 hospital.add(LedgerEvent::Abandoned { reserve, reason: self.reason.clone() });
                 let reason = "too few patients".to_owned();
-                hospital.add(LedgerEvent::Refused { plan, round: Some(query.round), reason });
+                hospital.add(LedgerEvent::Refused {
+                    plan,
+                    round: Some(query.round),
+                    reason,
+                    requested: None,
+                    remaining: None,
+                });
                 continue;
             }
             let values: Vec<i64> =

@@ -16,11 +16,13 @@ use crate::{
     device::{Device, DeviceChoice, DeviceError},
     generalist::GeneralistError,
     model::{ModelError, checkpoint::CheckpointError, sam::SamError},
+    privacy::noise::NoiseError,
     train::{TrainError, interactive::InteractiveError, scans::ScanError},
 };
 
 pub mod conv;
 pub mod measure;
+pub mod noise;
 pub mod prompt;
 pub mod sam;
 pub mod step;
@@ -41,6 +43,8 @@ pub enum BenchCommand {
     Step(step::StepArgs),
     /// One 3-D convolution, forward and with its gradients
     Conv(conv::ConvArgs),
+    /// The noise of a release, beside opendp's
+    Noise(noise::NoiseArgs),
     /// A prompted U-Net on a random image: embedding, a prompt, an example of its training
     Prompt(prompt::PromptArgs),
     /// Iterations of `train` on a folder of scans, data included
@@ -96,6 +100,9 @@ pub enum BenchError {
     /// The generalist.
     #[error(transparent)]
     Sam(#[from] SamError),
+    /// Noise.
+    #[error(transparent)]
+    Noise(#[from] NoiseError),
     /// A convolution that does not exist.
     #[error("a convolution has a kernel, a stride and channels of at least one, and a side of at least the kernel's")]
     Convolution,
@@ -128,6 +135,7 @@ pub fn run(args: &BenchArgs, format: Format, out: &mut dyn Write) -> Result<(), 
     let report = match &args.command {
         BenchCommand::Step(args) => step::run(args),
         BenchCommand::Conv(args) => conv::run(args),
+        BenchCommand::Noise(args) => noise::run(args),
         BenchCommand::Prompt(args) => prompt::run(args),
         BenchCommand::Train(args) => train::run(args),
         BenchCommand::Sam(args) => sam::run(args),

@@ -241,6 +241,8 @@ impl Contributor {
         if model.architecture() != plan.student.architecture {
             return Err(ContributionError::Architecture);
         }
+        // Even where the plan names it: a network that carries statistics over patients is none of ours.
+        VNetConfig::of(&model, Some(network(plan).groups)).map_err(TrainError::from)?;
         let projection = Projection::new(&plan.privacy.release, &model, basis.map(read_weights).transpose()?)?;
         let progress = Progress::new(format!("round {}: trained", query.round), prepared.patients.len());
         let seeds: Vec<u64> = prepared.patients.iter().map(|patient| seed(&query, &patient.name)).collect();
@@ -393,4 +395,4 @@ fn read_weights(path: &Path) -> Result<Weights, ContributionError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -8,6 +8,7 @@ use std::{
     cell::Cell,
     collections::BTreeSet,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use semisam_shared::{
@@ -15,8 +16,10 @@ use semisam_shared::{
         Head, Record,
         file::{ChainFile, ChainFileError, ReadBack, read},
     },
+    decimal::Decimal,
+    disk::{Disk, RealDisk},
     ids::{Digest, PublicKey, RoundNumber, SiteId, UnixMillis},
-    ledger::{Ledger, LedgerEvent, LedgerViolation, Query},
+    ledger::{Ledger, LedgerEvent, LedgerViolation, Program, Query},
     plan::{PlanError, SignedPlan},
     policy::Policy,
     receipt::SignedReceipt,
@@ -114,6 +117,8 @@ pub struct Book {
     /// The digest of each line, in order.
     lines: Vec<Digest>,
     refusals: BTreeSet<(Digest, Option<RoundNumber>, String)>,
+    /// COMMIT records whose updates this process has sent again.
+    retried: BTreeSet<u64>,
 }
 
 impl Book {
@@ -124,6 +129,21 @@ impl Book {
     pub fn create(
         path: &Path,
         key: SigningKey,
+        owner: (SiteId, &str, &str),
+        policy: Policy,
+        now: UnixMillis,
+    ) -> Result<Self, BookError> {
+        Self::create_on(Arc::new(RealDisk), path, key, owner, policy, now)
+    }
+
+    /// The same on `disk`.
+    ///
+    /// # Errors
+    /// If there is a ledger already or the disk does not take it.
+    pub fn create_on(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        key: SigningKey,
         (site, name, cohort): (SiteId, &str, &str),
         policy: Policy,
         now: UnixMillis,
@@ -132,8 +152,15 @@ impl Book {
             return Err(BookError::Exists { path: path.into() });
         }
         let public = key.public();
-        let (file, _) = ChainFile::open(path, Domain::Ledger, move |_| Ok(public))?;
-        let mut book = Self { file, key, ledger: Ledger::default(), lines: Vec::new(), refusals: BTreeSet::new() };
+        let (file, _) = ChainFile::open_on(disk, path, Domain::Ledger, move |_| Ok(public))?;
+        let mut book = Self {
+            file,
+            key,
+            ledger: Ledger::default(),
+            lines: Vec::new(),
+            refusals: BTreeSet::new(),
+            retried: BTreeSet::new(),
+        };
         let (name, cohort) = (name.to_owned(), cohort.to_owned());
         book.append(LedgerEvent::Genesis { site, name, key: public, cohort }, now)?;
         book.policy(policy, now)?;
@@ -146,19 +173,27 @@ impl Book {
     /// # Errors
     /// If it is missing, in use by another process, written by another key, or any record is wrong.
     pub fn open(path: &Path, key: SigningKey) -> Result<Self, BookError> {
+        Self::open_on(Arc::new(RealDisk), path, key)
+    }
+
+    /// The same on `disk`.
+    ///
+    /// # Errors
+    /// If it is missing, in use by another process, written by another key, or any record is wrong.
+    pub fn open_on(disk: Arc<dyn Disk>, path: &Path, key: SigningKey) -> Result<Self, BookError> {
         if !path.exists() {
             return Err(BookError::Missing { path: path.into() });
         }
         // The first record names its own key, so that a foreign ledger is told apart from a damaged one.
         let owner = Cell::new(None);
-        let (file, records) = ChainFile::open(path, Domain::Ledger, first_key(&owner))?;
+        let (file, records) = ChainFile::open_on(disk, path, Domain::Ledger, first_key(&owner))?;
         let mut ledger = Ledger::default();
         let mut refusals = BTreeSet::new();
         for Record { seq, event, .. } in &records {
             let wrong = |source| BookError::Replay { path: path.into(), record: *seq, source: Box::new(source) };
             ledger.permits(*seq, event).map_err(wrong)?;
             ledger.evolve(*seq, event);
-            if let LedgerEvent::Refused { plan, round, reason } = event {
+            if let LedgerEvent::Refused { plan, round, reason, .. } = event {
                 refusals.insert((*plan, *round, reason.clone()));
             }
         }
@@ -166,7 +201,7 @@ impl Book {
         match &ledger.owner {
             None => Err(BookError::Empty { path: path.into() }),
             Some(owner) if owner.key != key.public() => Err(BookError::Owner { path: path.into(), owner: owner.key }),
-            Some(_) => Ok(Self { file, key, ledger, lines, refusals }),
+            Some(_) => Ok(Self { file, key, ledger, lines, refusals, retried: BTreeSet::new() }),
         }
     }
 
@@ -224,11 +259,27 @@ impl Book {
         reason: &str,
         now: UnixMillis,
     ) -> Result<(), BookError> {
+        self.refused_for(plan, round, reason, None, now)
+    }
+
+    /// The same with the epsilon that was `requested`, where the budget does not suffice.
+    ///
+    /// # Errors
+    /// If the disk does not take it.
+    pub fn refused_for(
+        &mut self,
+        plan: Digest,
+        round: Option<RoundNumber>,
+        reason: &str,
+        requested: Option<Decimal>,
+        now: UnixMillis,
+    ) -> Result<(), BookError> {
         let refusal = (plan, round, reason.to_owned());
         if self.refusals.contains(&refusal) {
             return Ok(());
         }
-        self.append(LedgerEvent::Refused { plan, round, reason: reason.to_owned() }, now)?;
+        let remaining = requested.and_then(|_| self.ledger.remaining());
+        self.append(LedgerEvent::Refused { plan, round, reason: reason.to_owned(), requested, remaining }, now)?;
         self.refusals.insert(refusal);
         Ok(())
     }
@@ -245,6 +296,30 @@ impl Book {
         }
         let commit = release.commit;
         self.append(LedgerEvent::Acked { commit, receipt }, now).map(|_| ())
+    }
+
+    /// Records that a committed update is sent again; once for each start of the program, however often the network fails.
+    ///
+    /// # Errors
+    /// If nothing unconfirmed was released for `query`, or the disk does not take it.
+    pub fn retry(&mut self, query: &Query, now: UnixMillis) -> Result<(), BookError> {
+        let commit = self.ledger.releases.get(query).ok_or(LedgerViolation::Receipt)?.commit;
+        if !self.retried.contains(&commit) {
+            self.append(LedgerEvent::Retry { commit }, now)?;
+            self.retried.insert(commit);
+        }
+        Ok(())
+    }
+
+    /// Records which program writes from here on, unless it is the one that wrote before.
+    ///
+    /// # Errors
+    /// If the disk does not take it.
+    pub fn started(&mut self, program: Program, now: UnixMillis) -> Result<(), BookError> {
+        if self.ledger.program.as_ref() != Some(&program) {
+            self.append(LedgerEvent::Started(program), now)?;
+        }
+        Ok(())
     }
 
     /// Gives up a reservation that was never committed, and answers its record. Its budget stays spent: whatever was
@@ -280,6 +355,11 @@ impl Book {
     /// The key that signs the records.
     pub fn key(&self) -> PublicKey {
         self.key.public()
+    }
+
+    /// The disk that it is on, and the updates beside it.
+    pub(super) fn disk(&self) -> Arc<dyn Disk> {
+        self.file.disk()
     }
 
     /// Where the ledger is.

@@ -7,6 +7,8 @@
 use semisam_shared::plan::{Plan, Unit};
 use zeroize::{Zeroize, Zeroizing};
 
+use super::noise::Noise;
+
 /// How much a scale shrinks when rounding pushed the norm above the bound.
 const SHRINK: f64 = 1.0 - 1e-7;
 
@@ -61,7 +63,7 @@ impl Clip {
     /// The sum of squares of the answer is at most the squared sensitivity, checked exactly in `u128`, whatever stands in
     /// `contribution`: huge, denormal or not a number (those count as zero). So adding or removing it moves a sum of such
     /// answers by at most the sensitivity in L2 norm.
-    pub fn quantise(&self, contribution: &[f64]) -> Vec<i64> {
+    fn quantise(&self, contribution: &[f64]) -> Vec<i64> {
         let finite = |value: &f64| if value.is_finite() { *value } else { 0.0 };
         let largest = contribution.iter().map(|value| finite(value).abs()).fold(0.0, f64::max);
         if largest == 0.0 {
@@ -91,6 +93,23 @@ impl Clip {
         integers.iter().try_fold(0, add).is_some_and(|sum| sum <= bound)
     }
 
+    /// The noised sum of one hospital's contributions. It takes noise that was drawn before: the time of a draw, which depends
+    /// on what is drawn, can then not depend on contributions (spec/privacy.md, P16).
+    ///
+    /// # Privacy
+    /// Neighbours: one unit's contribution zeroed out. L2 sensitivity: the plan's sensitivity in grid units, so rho-zCDP with
+    /// rho = sensitivity² / (2 sigma²) for noise of scale sigma.
+    ///
+    /// # Errors
+    /// If a contribution has another length than the plan says.
+    pub fn noised(&self, noise: Noise, contributions: &[Vec<f64>]) -> Result<Zeroizing<Vec<i64>>, ClipError> {
+        let mut noised = noise.into_values();
+        let sum = self.sum(contributions)?;
+        // Saturation is post-processing; with this noise it does not happen.
+        noised.iter_mut().zip(sum.iter()).for_each(|(total, value)| *total = total.saturating_add(*value));
+        Ok(noised)
+    }
+
     /// The exact sum over the units of one hospital: each patient clipped, or the whole hospital clipped once.
     ///
     /// # Privacy
@@ -99,7 +118,7 @@ impl Clip {
     ///
     /// # Errors
     /// If a contribution has another length than the plan says.
-    pub fn sum(&self, contributions: &[Vec<f64>]) -> Result<Zeroizing<Vec<i64>>, ClipError> {
+    fn sum(&self, contributions: &[Vec<f64>]) -> Result<Zeroizing<Vec<i64>>, ClipError> {
         self.check(contributions)?;
         if self.unit == Unit::Hospital {
             let mut whole = Zeroizing::new(vec![0.0; self.coordinates]);
@@ -116,6 +135,22 @@ impl Clip {
             sum.iter_mut().zip(integers.iter()).for_each(|(total, value)| *total += value);
         }
         Ok(sum)
+    }
+
+    /// What is never released: the sum by itself. Not compiled into programs.
+    #[cfg(test)]
+    pub(crate) fn bare_sum(&self, contributions: &[Vec<f64>]) -> Result<Vec<i64>, ClipError> {
+        self.sum(contributions).map(|sum| sum.to_vec())
+    }
+
+    /// The longest of the clipped contributions, in grid units. Not compiled into programs.
+    #[cfg(test)]
+    pub(crate) fn longest(&self, contributions: &[Vec<f64>]) -> Result<f64, ClipError> {
+        self.check(contributions)?;
+        let square =
+            |values: &Vec<i64>| values.iter().map(|value| u128::from(value.unsigned_abs()).pow(2)).sum::<u128>();
+        let squares = contributions.iter().map(|contribution| square(&self.quantise(contribution)));
+        Ok((squares.max().unwrap_or(0) as f64).sqrt())
     }
 
     /// Whether the contributions have the right length and their sum fits, whatever they hold.

@@ -12,12 +12,13 @@
 
 use std::{
     fmt,
-    fs::{self, File},
-    io::{self, Read, Write},
+    fs::File,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
 use semisam_shared::{
+    disk::{Disk, folder_of},
     fold::update_to_bytes,
     ids::{Digest, SiteId, UnixMillis},
     ledger::{LedgerEvent, LedgerViolation, Query, Reserve},
@@ -28,7 +29,7 @@ use semisam_shared::{
 use super::{
     book::{Book, BookError},
     clip::{Clip, ClipError},
-    noise::{self, NoiseError},
+    noise::{self, NoiseError, Purpose},
 };
 
 /// What the COMMIT record says about the proof of the sensitivity.
@@ -147,13 +148,16 @@ pub fn release(
     let reserve = permitted(book, query, contributions.len(), now())?;
     let plan = book.ledger().approved.get(&query.plan).map(|approval| approval.plan.plan.clone());
     let plan = plan.ok_or(BookError::from(LedgerViolation::NotApproved(query.plan)))?;
+    let site = book.ledger().owner.as_ref().map(|owner| owner.site).ok_or(BookError::from(LedgerViolation::Genesis))?;
     let clip = Clip::of_plan(&plan);
     clip.check(contributions)?;
     noise::check_cost(coordinates(&plan), reserve.sensitivity, reserve.sigma)?;
-    let room = make_room(payloads, &plan)?;
+    let disk = book.disk();
+    let room = make_room(&*disk, payloads, &plan)?;
     let paid = pay(book, reserve, now())?;
-    let answered = answer(&plan, &clip, contributions)
-        .and_then(|bytes| Ok((keep(payloads, &room, &bytes)?, bytes)))
+    let purpose = Purpose { site, query, reserve: paid, head: book.head() };
+    let answered = answer(&plan, &clip, contributions, &purpose)
+        .and_then(|bytes| Ok((keep(&*disk, payloads, &room, &bytes)?, bytes)))
         .and_then(|(digest, bytes)| commit(book, paid, query, digest, bytes, now()));
     if let Err(error) = &answered {
         let reason = match error {
@@ -216,12 +220,17 @@ fn permitted(book: &mut Book, query: Query, patients: usize, now: UnixMillis) ->
     }
     let least = book.ledger().policy.as_ref().map(|policy| policy.patients_min);
     let few = least.filter(|least| (patients as u64) < u64::from(*least));
-    let refusal = match (few, book.ledger().reservation(query)) {
+    let (refusal, requested) = match (few, book.ledger().reservation(query)) {
         (None, Ok(reserve)) => return Ok(reserve),
-        (Some(least), _) => format!("fewer patients than the {least} that `patients_min` of the policy demands"),
-        (None, Err(violation)) => violation.to_string(),
+        (Some(least), _) => {
+            (format!("fewer patients than the {least} that `patients_min` of the policy demands"), None)
+        }
+        (None, Err(violation)) => match violation {
+            LedgerViolation::Budget { would_be, .. } => (violation.to_string(), Some(would_be)),
+            _ => (violation.to_string(), None),
+        },
     };
-    book.refused(query.plan, Some(query.round), &refusal, now)?;
+    book.refused_for(query.plan, Some(query.round), &refusal, requested, now)?;
     Err(ReleaseError::Refused { reason: refusal })
 }
 
@@ -234,11 +243,9 @@ fn pay(book: &mut Book, reserve: Reserve, now: UnixMillis) -> Result<u64, Releas
 }
 
 /// The noised sum. The noise is drawn before any contribution is touched.
-fn answer(plan: &Plan, clip: &Clip, contributions: &[Vec<f64>]) -> Result<Vec<u8>, ReleaseError> {
-    let mut noised = noise::draw(coordinates(plan), semisam_shared::plan::SIGMA)?;
-    let sum = clip.sum(contributions)?;
-    // Saturation is post-processing; with this noise it does not happen.
-    noised.iter_mut().zip(sum.iter()).for_each(|(total, value)| *total = total.saturating_add(*value));
+fn answer(plan: &Plan, clip: &Clip, contributions: &[Vec<f64>], purpose: &Purpose) -> Result<Vec<u8>, ReleaseError> {
+    let noise = noise::draw(coordinates(plan), semisam_shared::plan::SIGMA, purpose)?;
+    let noised = clip.noised(noise, contributions)?;
     Ok(update_to_bytes(&noised))
 }
 
@@ -267,34 +274,37 @@ pub fn payload_path(payloads: &Path, digest: Digest) -> PathBuf {
 }
 
 /// Writes a file of the payload's size before anything is paid: a full disk must not burn budget.
-fn make_room(payloads: &Path, plan: &Plan) -> Result<PathBuf, ReleaseError> {
-    fs::create_dir_all(payloads).map_err(payload("make the folder", payloads))?;
+fn make_room(disk: &dyn Disk, payloads: &Path, plan: &Plan) -> Result<PathBuf, ReleaseError> {
+    disk.create_folder(payloads)
+        .and_then(|()| disk.sync_folder(folder_of(payloads)))
+        .map_err(payload("make the folder", payloads))?;
     let path = payloads.join("payload.tmp");
     let zeros = vec![0_u8; 1 << 16];
     let write = || -> io::Result<()> {
-        let mut file = File::create(&path)?;
+        let file = disk.create(&path)?;
         let mut left = plan.update_bytes();
         while left > 0 {
             let part = left.min(zeros.len() as u64);
-            file.write_all(&zeros[..part as usize])?;
+            disk.write(&path, &file, &zeros[..part as usize])?;
             left -= part;
         }
-        file.sync_all()
+        disk.sync(&path, &file)
     };
     write().map_err(payload("write", &path))?;
     Ok(path)
 }
 
-fn keep(payloads: &Path, room: &Path, bytes: &[u8]) -> Result<Digest, ReleaseError> {
+/// Puts `bytes` where the room is, and gives them their name. The file is not emptied first: its room stays taken.
+fn keep(disk: &dyn Disk, payloads: &Path, room: &Path, bytes: &[u8]) -> Result<Digest, ReleaseError> {
     let digest = Digest::of(bytes);
     let path = payload_path(payloads, digest);
     let write = || -> io::Result<()> {
-        let mut file = File::options().write(true).open(room)?;
-        file.write_all(bytes)?;
-        file.set_len(bytes.len() as u64)?;
-        file.sync_all()?;
-        fs::rename(room, &path)?;
-        File::open(payloads)?.sync_all()
+        let file = File::options().write(true).open(room)?;
+        disk.write(room, &file, bytes)?;
+        disk.set_length(room, &file, bytes.len() as u64)?;
+        disk.sync(room, &file)?;
+        disk.rename(room, &path)?;
+        disk.sync_folder(payloads)
     };
     write().map_err(payload("write", &path))?;
     Ok(digest)

@@ -1,5 +1,8 @@
 //! Releases as a whole: every crash, every second try, two writers, and that the noise is what was promised.
 
+mod crashes;
+mod faulty;
+
 use std::{fs, path::Path};
 
 use semisam_shared::{
@@ -7,7 +10,7 @@ use semisam_shared::{
     chain::Head,
     decimal::Decimal,
     ids::{Digest, RoundNumber, SiteId, UnixMillis},
-    ledger::{LedgerEvent, Query},
+    ledger::{LedgerEvent, Program, Query},
     plan::{Decay, Method, Plan, Privacy, ReleaseSpace, SIGMA, Scans, Server, SignedPlan, Student, Training, Unit},
     policy::Policy,
     signing::SigningKey,
@@ -264,6 +267,44 @@ fn starts_again(
     drop(book);
     let read = book::reading(&ledger).expect("read");
     assert!(read.finding.is_none() && read.torn == 0, "{:?}", read.finding);
+}
+
+#[test]
+fn a_refused_budget_a_retry_and_a_program_are_records() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (mut book, query) = founded(folder.path(), plan(4.0, 8, Unit::Patient));
+    assert!(book.retry(&query, NOW).is_err(), "nothing was committed");
+    let program = Program { software: "semisam-node 0.1.0".into(), binary: None, boot: Some("first".into()) };
+    for boot in ["first", "first", "second", "second"] {
+        book.started(Program { boot: Some(boot.into()), ..program.clone() }, NOW).expect("recorded");
+    }
+    assert_eq!(book.head().length, 5, "once for each");
+    answer(&mut book, folder.path(), query).expect("released");
+    let (before, spent) = (book.head().length, book.ledger().spent);
+    for _ in 0..3 {
+        book.retry(&query, NOW).expect("recorded");
+    }
+    assert_eq!((book.head().length, book.ledger().spent), (before + 1, spent), "once for each start, at no cost");
+    book.policy(Policy { epsilon_max: number(1.2), ..policy() }, NOW).expect("recorded");
+    let next = Query { round: RoundNumber(2), ..query };
+    let refused = answer(&mut book, folder.path(), next).expect_err("policy forbids the plan as a whole");
+    assert!(refused.to_string().contains("policy"), "{refused}");
+    let whole = book.ledger().policy.clone().expect("a policy").epsilon(plan(4.0, 8, Unit::Patient).rho_in_all());
+    book.policy(Policy { epsilon_max: number(whole + 1e-3), ..policy() }, NOW).expect("recorded");
+    for round in 2..=10 {
+        answer(&mut book, folder.path(), Query { round: RoundNumber(round), ..query }).expect("within budget");
+    }
+    let other = Digest::of(b"another model");
+    let refused = answer(&mut book, folder.path(), Query { model: other, ..query }).expect_err("exhausted");
+    assert!(refused.to_string().contains("exhausted"), "{refused}");
+    drop(book);
+    let text = fs::read_to_string(folder.path().join("ledger.jsonl")).expect("a ledger");
+    let last: serde_json::Value = serde_json::from_str(text.lines().last().expect("lines")).expect("json");
+    let event = &last["event"];
+    let figure = |name: &str| event[name].as_str().and_then(|text| text.parse::<f64>().ok()).expect("a figure");
+    assert_eq!(event["type"], "REFUSED");
+    assert!(figure("requested") > whole + 1e-3 && figure("remaining") < 0.002, "{event}");
+    assert!(book::sound(&folder.path().join("ledger.jsonl")).is_ok());
 }
 
 #[test]

@@ -4,15 +4,17 @@
 //! off; an auditor, who only reads, reports it.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
-    io::{self, Read, Seek, SeekFrom, Write},
+    fs::{File, TryLockError},
+    io::{self, Read},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Chain, ChainError, Head, Record};
 use crate::{
+    disk::{Disk, RealDisk, folder_of},
     ids::{PublicKey, UnixMillis},
     signing::{Domain, SigningError, SigningKey},
 };
@@ -34,6 +36,12 @@ pub enum ChainFileError {
     /// Another process has it.
     #[error("`{}` is in use by another process: stop that one first, two writers would break the log", path.display())]
     Locked {
+        /// Where.
+        path: PathBuf,
+    },
+    /// An earlier record could neither be finished nor taken back.
+    #[error("`{}` takes no more records: a write failed and could not be taken back. Mend the disk, then start again", path.display())]
+    Stuck {
         /// Where.
         path: PathBuf,
     },
@@ -97,10 +105,13 @@ fn parse<E: Serialize + DeserializeOwned>(
 /// A log that is open for appending. One process at a time.
 #[derive(Debug)]
 pub struct ChainFile<E> {
+    disk: Arc<dyn Disk>,
     path: PathBuf,
     file: File,
     length: u64,
     chain: Chain<E>,
+    /// Whether the file may end in something that the chain does not know.
+    stuck: bool,
 }
 
 impl<E: Serialize + DeserializeOwned> ChainFile<E> {
@@ -113,17 +124,27 @@ impl<E: Serialize + DeserializeOwned> ChainFile<E> {
         domain: Domain,
         key: impl Fn(&E) -> Result<PublicKey, SigningError>,
     ) -> Result<(Self, Vec<Record<E>>), ChainFileError> {
-        let created = !path.exists();
-        let mut file =
-            OpenOptions::new().read(true).append(true).create(true).open(path).map_err(io_error("open", path))?;
+        Self::open_on(Arc::new(RealDisk), path, domain, key)
+    }
+
+    /// The same on `disk`.
+    ///
+    /// # Errors
+    /// If the file cannot be opened, another process has it, or a record is wrong.
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        domain: Domain,
+        key: impl Fn(&E) -> Result<PublicKey, SigningError>,
+    ) -> Result<(Self, Vec<Record<E>>), ChainFileError> {
+        let mut file = disk.append_to(path).map_err(io_error("open", path))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(ChainFileError::Locked { path: path.into() }),
             Err(TryLockError::Error(source)) => return Err(io_error("lock", path)(source)),
         }
-        if created {
-            sync_directory(path)?;
-        }
+        // Each time: the start that made the file may have ended before its name was durable.
+        disk.sync_folder(folder_of(path)).map_err(io_error("sync the folder of", path))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(io_error("read", path))?;
         let mut chain = Chain::new(domain);
@@ -138,9 +159,10 @@ impl<E: Serialize + DeserializeOwned> ChainFile<E> {
                 path.display(),
                 found.torn
             );
-            file.set_len(length).and_then(|()| file.sync_all()).map_err(io_error("truncate", path))?;
+            let cut = disk.set_length(path, &file, length).and_then(|()| disk.sync(path, &file));
+            cut.map_err(io_error("truncate", path))?;
         }
-        Ok((Self { path: path.into(), file, length, chain }, found.records))
+        Ok((Self { disk, path: path.into(), file, length, chain, stuck: false }, found.records))
     }
 
     /// Appends one record; it is on disk when this returns.
@@ -149,6 +171,9 @@ impl<E: Serialize + DeserializeOwned> ChainFile<E> {
     /// If it cannot be written. What was written of it is taken back, so that the log stays sound and another attempt
     /// may follow, for example after a full disk was cleared.
     pub fn append(&mut self, event: E, at: UnixMillis, key: &SigningKey) -> Result<Record<E>, ChainFileError> {
+        if self.stuck {
+            return Err(ChainFileError::Stuck { path: self.path.clone() });
+        }
         let mut next = Chain::new(self.chain.domain);
         next.head = self.chain.head;
         let number = next.head.length;
@@ -157,12 +182,15 @@ impl<E: Serialize + DeserializeOwned> ChainFile<E> {
             record: number,
             source,
         })?;
-        let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.sync_data());
+        let (disk, path) = (&self.disk, &self.path);
+        let written = disk.write(path, &self.file, line.as_bytes()).and_then(|()| disk.sync(path, &self.file));
         if let Err(source) = written {
-            // If this fails too the torn line is cut off at the next start.
-            let undone = self.file.set_len(self.length).and_then(|()| self.file.seek(SeekFrom::End(0)));
+            // If this fails too the next start cuts a torn line off, and counts a whole one.
+            // Synced, because what failed to be synced may yet reach the disk.
+            let undone = disk.set_length(path, &self.file, self.length).and_then(|()| disk.sync(path, &self.file));
             if let Err(error) = undone {
                 tracing::error!("`{}`: an unfinished record could not be taken back: {error}", self.path.display());
+                self.stuck = true;
             }
             return Err(io_error("append to", &self.path)(source));
         }
@@ -180,16 +208,16 @@ impl<E: Serialize + DeserializeOwned> ChainFile<E> {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// The disk that it is on.
+    pub fn disk(&self) -> Arc<dyn Disk> {
+        self.disk.clone()
+    }
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ChainFileError {
     let path = path.to_owned();
     move |source| ChainFileError::Io { action, path, source }
-}
-
-fn sync_directory(path: &Path) -> Result<(), ChainFileError> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder).and_then(|file| file.sync_all()).map_err(io_error("sync the folder of", path))
 }
 
 #[cfg(test)]
@@ -239,9 +267,11 @@ mod tests {
         let (folder, key) = (tempfile::tempdir().expect("folder"), SigningKey::generate().expect("entropy"));
         let (mut log, _) = open(&folder.path().join("log"), &key).expect("new");
         log.append("first".into(), UnixMillis(0), &key).expect("appended");
-        let disk = std::mem::replace(&mut log.file, OpenOptions::new().write(true).open(full).expect("open"));
+        let disk = std::mem::replace(&mut log.file, File::options().write(true).open(full).expect("open"));
         assert!(matches!(log.append("lost".into(), UnixMillis(1), &key), Err(ChainFileError::Io { .. })));
-        log.file = disk;
+        // A full disk can be cut off, this device cannot: so nothing more is taken until the next start.
+        assert!(matches!(log.append("no".into(), UnixMillis(1), &key), Err(ChainFileError::Stuck { .. })));
+        (log.file, log.stuck) = (disk, false);
         assert_eq!(log.append("second".into(), UnixMillis(2), &key).expect("appended").seq, 1);
     }
 }

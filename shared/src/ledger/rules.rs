@@ -1,6 +1,6 @@
 //! Which record may follow which. The node asks before it appends, the auditor asks again afterwards.
 
-use super::{Ledger, LedgerEvent, MECHANISM, Query, Reserve};
+use super::{Committed, Ledger, LedgerEvent, MECHANISM, Query, Reserve, remaining};
 use crate::{
     accounting::{Adjacency, Rho},
     decimal::Decimal,
@@ -110,7 +110,8 @@ impl Ledger {
             return Err(LedgerViolation::Genesis);
         }
         match event {
-            LedgerEvent::Genesis { .. } | LedgerEvent::Refused { .. } => Ok(()),
+            LedgerEvent::Genesis { .. } | LedgerEvent::Refused { .. } | LedgerEvent::Started(_) => Ok(()),
+            LedgerEvent::Retry { commit } => self.unconfirmed(*commit).map(|_| ()),
             LedgerEvent::Policy { policy } => permits_policy(policy),
             LedgerEvent::Approved { digest, plan, .. } => {
                 if plan.plan.digest()? != *digest {
@@ -168,18 +169,24 @@ impl Ledger {
         same("spent", &reserve.spent, &decimal(Decimal::new(spent.value()))?)?;
         same("epsilon_add_remove", &reserve.epsilon_add_remove, &would_be)?;
         same("epsilon_replace_one", &reserve.epsilon_replace_one, &decimal(epsilon(Adjacency::ReplaceOne))?)?;
+        if let (Some(found), Some(expected)) = (&reserve.remaining, &remaining(policy, would_be)) {
+            same("remaining", found, expected)?;
+        }
         if would_be > policy.epsilon_max {
             return Err(LedgerViolation::Budget { would_be, ceiling: policy.epsilon_max });
         }
         Ok(())
     }
 
+    /// The release that record `commit` committed and nobody confirmed yet.
+    fn unconfirmed(&self, commit: u64) -> Result<(&Query, &Committed), LedgerViolation> {
+        let mut releases = self.releases.iter();
+        let found = releases.find(|(_, release)| release.commit == commit && release.receipt.is_none());
+        found.ok_or(LedgerViolation::Reference(commit))
+    }
+
     fn permits_receipt(&self, commit: u64, signed: &SignedReceipt) -> Result<(), LedgerViolation> {
-        let (query, release) = self
-            .releases
-            .iter()
-            .find(|(_, release)| release.commit == commit && release.receipt.is_none())
-            .ok_or(LedgerViolation::Reference(commit))?;
+        let (query, release) = self.unconfirmed(commit)?;
         let approval = self.approved.get(&query.plan).ok_or(LedgerViolation::NotApproved(query.plan))?;
         signed.verify(approval.coordinator).map_err(LedgerViolation::ReceiptSignature)?;
         let receipt = signed.receipt;

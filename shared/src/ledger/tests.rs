@@ -96,6 +96,10 @@ fn commit(reserve: u64) -> LedgerEvent {
     LedgerEvent::Commit { reserve, payload, bytes: 128, clip_check: "integer-exact".into(), noise: "os".into() }
 }
 
+fn program() -> Program {
+    Program { software: "semisam-node 0.1.0".into(), binary: Some(Digest::of(b"elf")), boot: Some("b".into()) }
+}
+
 fn abandoned(reserve: u64) -> LedgerEvent {
     LedgerEvent::Abandoned { reserve, reason: "power cut".into() }
 }
@@ -128,7 +132,14 @@ fn records_survive_json_and_replay_to_the_same_state() {
     let lost = book.reserve(2).expect("within budget");
     book.add(abandoned(lost)).expect("permitted");
     let (plan, reason) = (book.query(3).plan, "too few patients".to_owned());
-    book.add(LedgerEvent::Refused { plan, round: None, reason }).expect("permitted");
+    let refused =
+        |requested, remaining| LedgerEvent::Refused { plan, round: None, reason: reason.clone(), requested, remaining };
+    book.add(refused(None, None)).expect("permitted");
+    book.add(refused(Some(number(11.0)), Some(number(2.5)))).expect("permitted");
+    let unconfirmed = book.reserve(4).expect("within budget");
+    let unconfirmed = book.add(super::tests::commit(unconfirmed)).expect("permitted");
+    book.add(LedgerEvent::Retry { commit: unconfirmed }).expect("permitted");
+    book.add(LedgerEvent::Started(program())).expect("permitted");
     let mut again = Book::default();
     for event in &book.events {
         let text = crate::canonical::to_canonical(event).expect("canonical");
@@ -250,6 +261,8 @@ fn every_figure_of_a_reservation_is_held() {
         .collect();
     wrong.push(("rho", Reserve { rho: less(good.rho), ..good.clone() }));
     wrong.push(("spent", Reserve { spent: less(good.spent), ..good.clone() }));
+    let more = good.remaining.map(|left| number(left.get() + 0.1));
+    wrong.push(("remaining", Reserve { remaining: more, ..good.clone() }));
     let (one, two) = (less(good.epsilon_add_remove), less(good.epsilon_replace_one));
     wrong.push(("epsilon_add_remove", Reserve { epsilon_add_remove: one, ..good.clone() }));
     wrong.push(("epsilon_replace_one", Reserve { epsilon_replace_one: two, ..good.clone() }));
@@ -292,6 +305,56 @@ fn commits_and_receipts_refer_to_what_they_follow() {
     }
     book.add(acked(commit, sign(honest, 3))).expect("permitted");
     assert!(matches!(book.try_event(&acked(commit, sign(honest, 3))), Err(LedgerViolation::Reference(_))));
+}
+
+/// Records as they were written before RESERVE said what is left and REFUSED what was asked for.
+#[test]
+fn older_records_are_read_and_keep_their_spelling() {
+    let mut book = Book::opened(10.0, example());
+    let older = Reserve { remaining: None, ..book.ledger.reservation(book.query(1)).expect("within budget") };
+    let text = crate::canonical::to_canonical(&LedgerEvent::Reserve(older.clone())).expect("canonical");
+    assert!(!text.contains("remaining"), "{text}");
+    let read: LedgerEvent = serde_json::from_str(&text).expect("read");
+    assert_eq!(read, LedgerEvent::Reserve(older));
+    book.add(read).expect("permitted");
+    let plan = book.query(1).plan;
+    let text = format!("{{\"plan\":\"{plan}\",\"reason\":\"r\",\"round\":2,\"type\":\"REFUSED\"}}");
+    let read: LedgerEvent = serde_json::from_str(&text).expect("read");
+    assert_eq!(crate::canonical::to_canonical(&read).expect("canonical"), text);
+    book.add(read).expect("permitted");
+}
+
+#[test]
+fn a_reservation_says_what_is_left() {
+    let ceiling = example().rho_in_all().epsilon(1e-5, Adjacency::AddRemove) + 0.01;
+    let mut book = Book::opened(ceiling, example());
+    let mut last = book.ledger.remaining().expect("a policy");
+    assert!((last.get() - ceiling).abs() < 1.1e-6 && last.get() <= ceiling, "{last}");
+    while let Ok(reserve) = book.ledger.reservation(book.query(1)) {
+        let left = reserve.remaining.expect("said");
+        assert!(left < last && left.get() + reserve.epsilon_add_remove.get() <= ceiling + 1e-12);
+        let reserve = book.add(LedgerEvent::Reserve(reserve)).expect("permitted");
+        assert_eq!(book.ledger.remaining(), Some(left));
+        book.add(abandoned(reserve)).expect("permitted");
+        last = left;
+    }
+    assert!(last.get() <= 0.01 && book.ledger.spent > Rho::default(), "{last}");
+}
+
+#[test]
+fn only_what_was_committed_and_not_confirmed_is_sent_again() {
+    let mut book = Book::opened(10.0, example());
+    let retry = |commit| LedgerEvent::Retry { commit };
+    assert!(matches!(book.try_event(&retry(2)), Err(LedgerViolation::Reference(2))));
+    let reserve = book.reserve(1).expect("within budget");
+    assert!(book.try_event(&retry(reserve)).is_err());
+    let commit = book.add(commit(reserve)).expect("permitted");
+    let spent = book.ledger.spent;
+    book.add(retry(commit)).expect("permitted");
+    book.add(retry(commit)).expect("permitted");
+    assert_eq!(book.ledger.spent, spent, "no new charge");
+    book.add(book.acked(commit)).expect("permitted");
+    assert!(matches!(book.try_event(&retry(commit)), Err(LedgerViolation::Reference(_))));
 }
 
 #[test]

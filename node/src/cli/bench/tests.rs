@@ -64,6 +64,20 @@ fn a_convolution_of_each_kind() {
 }
 
 #[test]
+fn noise_beside_opendp_and_alone() {
+    let small = ["noise", "--coordinates", "20000", "--opendp-coordinates"];
+    let document = measure(&[&small[..], &["200", "--repeats", "2"]].concat()).expect("measured");
+    check(&document, "noise", &["draw", "opendp"], 2);
+    for speed in ["cpu_ns_per_coordinate", "opendp_cpu_ns_per_coordinate"] {
+        // The kernel counts in ticks of the scheduler, which may be longer than so small a measurement.
+        assert!(!cfg!(target_os = "linux") || document[speed].as_f64() >= Some(0.0), "{document}");
+    }
+    let document = measure(&[&small[..], &["0", "--repeats", "1"]].concat()).expect("measured");
+    check(&document, "noise", &["draw"], 1);
+    assert!(document["opendp_cpu_ns_per_coordinate"].is_null(), "{document}");
+}
+
+#[test]
 fn a_generalist_of_one_block() {
     let document = measure(&["sam", "--blocks", "1", "--steps", "2", "--warm-up", "0"]).expect("measured");
     check(&document, "sam", &["decode", "encode"], 2);
@@ -104,6 +118,7 @@ fn what_fits_no_network_is_refused_with_the_reason() {
     }
     refused(&["step", "--base-filters", "0"], "no such V-Net");
     refused(&["step", "--steps", "0"], "--steps");
+    refused(&["noise", "--coordinates", "0"], "--coordinates");
     refused(&["conv", "--side", "2"], "at least");
     refused(&["conv", "--outputs", "0"], "at least one");
     refused(&["train", "--data", "no-such-folder"], "no-such-folder");

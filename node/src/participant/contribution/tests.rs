@@ -18,13 +18,13 @@ use crate::{
 };
 
 /// A site with synthetic scans, a model and a plan for it.
-struct Site {
+pub(in crate::participant) struct Site {
     folder: TempDir,
-    plan: Plan,
+    pub(in crate::participant) plan: Plan,
 }
 
 impl Site {
-    fn new() -> Self {
+    pub(in crate::participant) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let (shape, spacing_mm) = ([24; 3], [2.0; 3]);
         let spec =
@@ -40,17 +40,21 @@ impl Site {
         Self { folder, plan }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(in crate::participant) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn contributor(&self, cached: bool, memory_bytes: u64) -> Contributor {
+    pub(in crate::participant) fn contributor(&self, cached: bool, memory_bytes: u64) -> Contributor {
         let cache =
             cached.then(|| Arc::new(Cache::open(&self.path("cache"), 1 << 30, Box::new(clock::now)).expect("a cache")));
         Contributor::new(self.path("scans"), Device::Cpu, Storage { cache, memory_bytes })
     }
 
-    fn round(&self, contributor: &Contributor, round: u32) -> Result<Vec<Vec<u64>>, ContributionError> {
+    pub(in crate::participant) fn round(
+        &self,
+        contributor: &Contributor,
+        round: u32,
+    ) -> Result<Vec<Vec<u64>>, ContributionError> {
         let query = Query { plan: Digest::ZERO, round: RoundNumber(round), model: Digest::of(b"model") };
         let contributions = contributor.contributions(&self.plan, query, &self.path("model"), None)?;
         Ok(contributions.iter().map(|values| values.iter().map(|value| value.to_bits()).collect()).collect())
@@ -154,12 +158,12 @@ fn nothing_is_told_of_a_scan_that_cannot_be_used() {
     assert_eq!(source, None, "causes are printed too");
 }
 
-fn checkpoint() -> PathBuf {
+pub(in crate::participant) fn checkpoint() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/sam_med3d/sam_med3d_tiny.pth"))
 }
 
 /// A site whose plan asks the fixture's generalist, whatever it draws, and whose model sees an object in every scan.
-fn asking() -> Site {
+pub(in crate::participant) fn asking() -> Site {
     let mut site = Site::new();
     let decimal = |value: f64| semisam_shared::decimal::Decimal::new(value).expect("finite");
     site.plan.training.method = Method::Semisam;
@@ -186,7 +190,7 @@ fn asking() -> Site {
     site
 }
 
-fn embeddings(site: &Site) -> Store {
+pub(in crate::participant) fn embeddings(site: &Site) -> Store {
     let cache = Cache::open(&site.path("embeddings"), 1 << 30, Box::new(clock::now));
     Store::on_disk(cache.expect("a folder"))
 }

@@ -30,6 +30,7 @@ fn reserve(round: u32) -> LedgerEvent {
         delta: zero,
         epsilon_add_remove: zero,
         epsilon_replace_one: zero,
+        remaining: None,
     })
 }
 

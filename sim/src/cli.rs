@@ -128,6 +128,9 @@ struct AccuracyArgs {
     /// First step size from a warm start, and from random weights.
     #[arg(long, num_args = 2, value_names = ["WARM", "SCRATCH"], default_values_t = [0.01, 0.05])]
     learning_rate: Vec<f64>,
+    /// Factor of the agreement with the teacher, for the methods that have one.
+    #[arg(long, default_value_t = 50.0, value_name = "FACTOR")]
+    consistency_weight: f64,
     /// Draw the labelled scans anew for each seed; else all seeds have the first ones by name.
     #[arg(long)]
     draw: bool,
@@ -146,6 +149,7 @@ impl AccuracyArgs {
             seeds: self.seeds,
             steps: [self.steps[0], self.steps[1]],
             learning_rate: [self.learning_rate[0], self.learning_rate[1]],
+            consistency_weight: self.consistency_weight,
             init: self.init.clone(),
             generalist: self.generalist.clone(),
             drawn: self.draw,

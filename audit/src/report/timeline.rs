@@ -206,7 +206,11 @@ fn of_ledger(ledger: &LedgerBook) -> Vec<Happening> {
                 format!("lost the release of record {reserve}, which stays paid for: {reason}")
             }
             LedgerEvent::Refused { round: Some(round), reason, .. } => format!("refused round {round}: {reason}"),
-            LedgerEvent::Refused { plan, round: None, reason } => format!("refused plan {}: {reason}", plan.short()),
+            LedgerEvent::Refused { plan, round: None, reason, .. } => {
+                format!("refused plan {}: {reason}", plan.short())
+            }
+            LedgerEvent::Started(program) => format!("goes on with {} on a new start", program.software),
+            LedgerEvent::Retry { commit } => format!("sent the bytes of record {commit} once more"),
             _ => continue,
         };
         let (at, record, file) = (record.at, record.seq, ledger.log.file.clone());

@@ -98,7 +98,13 @@ fn names_cannot_speak_through_the_page() {
     let plan = world.hospitals[0].first_query().plan;
     for round in [None, Some(RoundNumber(2))] {
         let reason = HOSTILE.to_owned();
-        world.hospitals[0].add_against_the_rules(LedgerEvent::Refused { plan, round, reason });
+        world.hospitals[0].add_against_the_rules(LedgerEvent::Refused {
+            plan,
+            round,
+            reason,
+            requested: None,
+            remaining: None,
+        });
     }
     let query = world.hospitals[0].first_query();
     let reserve = world.hospitals[0].reservation(Query { model: Digest::ZERO, ..query });

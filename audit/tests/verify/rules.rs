@@ -270,7 +270,13 @@ fn a_clock_that_went_back_is_a_note() {
     for line in &lines {
         chain.read(line.trim_end(), |_| Ok(key.public())).expect("sound");
     }
-    let event = LedgerEvent::Refused { plan: Digest::ZERO, round: None, reason: "early".into() };
+    let event = LedgerEvent::Refused {
+        plan: Digest::ZERO,
+        round: None,
+        reason: "early".into(),
+        requested: None,
+        remaining: None,
+    };
     lines.push(chain.write(event, UnixMillis(1), key).expect("written").0);
     world.folder.write_lines(LEDGER, &lines);
     let notes = world.folder.expect_sound().notes;

@@ -157,7 +157,7 @@ fn prepare(options: &Options, places: &Places) -> Result<(), AccuracyError> {
     for folder in [&places.logs, &places.runs] {
         disk::create_folder(folder)?;
     }
-    let seeds = if settings.drawn { 1..=settings.seeds } else { 1..=0 };
+    let seeds = (1..=settings.seeds).filter(|_| settings.drawn);
     let drawn: Vec<(u64, PathBuf)> = seeds.map(|seed| (seed, places.drawn(seed))).collect();
     for folder in drawn.iter().map(|(_, folder)| folder).chain([&places.train, &places.test]) {
         if folder.exists() {

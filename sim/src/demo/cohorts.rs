@@ -149,11 +149,12 @@ pub(crate) fn part(data: &Path, learn: &Path, score: &Path) -> Result<(usize, us
     Ok((learning.iter().filter(|patient| labelled(patient)).count(), held_out.len()))
 }
 
-/// The patients of `from` once more in `to`, in an order that `seed` draws, which their scans' names then have.
+/// The patients of `from` once more in `to`, in an order that `seed` draws, which their names and their scans' then have.
 pub(crate) fn in_drawn_order(from: &Path, to: &Path, seed: u64) -> Result<(), CohortsError> {
     let mut patients = Cohort::open(from)?.patients;
     patients.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
     for (place, patient) in patients.iter_mut().enumerate() {
+        patient.id = format!("{place:04}_{}", patient.id);
         patient.scans.iter_mut().for_each(|scan| scan.name = format!("{place:04}_{}", scan.name));
     }
     Ok(hand_over(to, &patients.iter().collect::<Vec<_>>(), |_| true)?)
@@ -283,7 +284,9 @@ mod tests {
             let to = root.path().join(to);
             in_drawn_order(&data, &to, seed).expect("drawn");
             assert_eq!(names(&to.join("images")), names(&to.join("labels")));
-            names(&to.join("images")).iter().map(|name| name[5..].to_owned()).collect::<Vec<_>>()
+            // as a training sees them
+            let cohort = Cohort::open(&to).expect("a cohort");
+            cohort.labelled().map(|scan| scan.name[5..].to_owned()).collect::<Vec<_>>()
         };
         let (one, again, two) = (order(1, "one"), order(1, "again"), order(2, "two"));
         assert!(one == again && one != two, "{one:?} {two:?}");

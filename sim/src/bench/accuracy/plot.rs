@@ -159,6 +159,7 @@ mod tests {
             seeds: 1,
             steps: [5, 5],
             learning_rate: [0.1, 0.1],
+            consistency_weight: 50.0,
             init: None,
             generalist: None,
             drawn: false,

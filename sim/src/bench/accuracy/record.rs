@@ -171,7 +171,17 @@ mod tests {
 
     fn run(seed: u64) -> Run {
         let (start, method) = (Start::Warm, Method::UaMt);
-        Run { spacing_mm: 2.5, start, method, labels: 2, seed, steps: 10, learning_rate: 0.01, drawn: false }
+        Run {
+            spacing_mm: 2.5,
+            start,
+            method,
+            labels: 2,
+            seed,
+            steps: 10,
+            learning_rate: 0.01,
+            consistency_weight: 50.0,
+            drawn: false,
+        }
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub struct Run {
     pub steps: u64,
     /// First step size.
     pub learning_rate: f64,
+    /// Factor of the agreement with the teacher.
+    pub consistency_weight: f64,
     /// Whether the labelled scans are drawn by the seed; else they are the first ones by name.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drawn: bool,
@@ -69,6 +71,8 @@ pub struct Settings {
     pub steps: [u64; 2],
     /// First step size from a warm start, and from random weights.
     pub learning_rate: [f64; 2],
+    /// Factor of the agreement with the teacher, for the methods that have one.
+    pub consistency_weight: f64,
     /// The pre-trained student.
     pub init: Option<PathBuf>,
     /// Who is asked.
@@ -99,7 +103,8 @@ impl Settings {
         };
         let (steps, learning_rate) = (self.steps[of], self.learning_rate[of]);
         let (spacing_mm, drawn) = (self.spacing_mm, self.drawn);
-        Run { spacing_mm, start, method, labels, seed, steps, learning_rate, drawn }
+        let consistency_weight = if method.has_teacher() { self.consistency_weight } else { 0.0 };
+        Run { spacing_mm, start, method, labels, seed, steps, learning_rate, consistency_weight, drawn }
     }
 
     /// Its command line: `semisam-node train`, which opens the labels of the first scans alone and those of the test.
@@ -116,6 +121,7 @@ impl Settings {
             ("--spacing", run.spacing_mm.to_string()),
             ("--steps", run.steps.to_string()),
             ("--learning-rate", run.learning_rate.to_string()),
+            ("--consistency-weight", run.consistency_weight.to_string()),
             ("--seed", run.seed.to_string()),
             ("--format", "json".to_owned()),
         ];
@@ -158,6 +164,7 @@ mod tests {
             seeds: 3,
             steps: [300, 600],
             learning_rate: [0.01, 0.05],
+            consistency_weight: 50.0,
             init: Some("start.safetensors".into()),
             generalist: Some("small.safetensors".into()),
             drawn: false,

@@ -91,6 +91,7 @@ mod tests {
             seeds: 2,
             steps: [5, 5],
             learning_rate: [0.1, 0.1],
+            consistency_weight: 50.0,
             init: None,
             generalist: None,
             drawn: false,

@@ -23,6 +23,8 @@ from pathlib import Path
 import run
 
 METHODS = ["supervised", "mean-teacher"]
+# As in recipe.py, which needs PyTorch: the published factor, not the program's default.
+CONSISTENCY = 0.1
 SIDES = ["ours", "pytorch"]
 # Reports before this one are warm-up: their time is not counted.
 WARM_UP = 10
@@ -102,6 +104,7 @@ def pairs(options, python, program):
                 which += ["--data", options.data, "--test", options.test, "--spacing", options.spacing]
                 which += ["--patch", options.patch]
                 where = ["--out", f"{folder}/{method}-{seed}", "--cache", f"{folder}/cache", "--device", "cpu"]
+                where += ["--consistency-weight", CONSISTENCY]
                 commands = {
                     "ours": [program, "--format", "json", "train", *which, *where],
                     "pytorch": [python, run.HERE / "twin_train.py", *which, "--variant", options.variant],

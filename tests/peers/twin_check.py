@@ -147,7 +147,7 @@ class Check:
         sizes = ["--base-filters", BASE_FILTERS, "--patch", comma(patch), "--spacing", self.options.spacing]
         which = ["--method", method, "--labels", self.options.labels, "--steps", steps, "--learning-rate", rate]
         where = ["--data", self.options.data, "--test", self.one_scan(), "--out", out, "--device", "cpu"]
-        where += ["--cache", self.folder / "cache", "--seed", SEED]
+        where += ["--cache", self.folder / "cache", "--seed", SEED, "--consistency-weight", recipe.CONSISTENCY]
         if self.start:
             where += ["--init", self.start]
         told = self.run("train", *which, *sizes, *where)

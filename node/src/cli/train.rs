@@ -94,8 +94,9 @@ pub struct TrainArgs {
     /// Groups of GroupNorm, if not one per filter of the first level.
     #[arg(long, value_name = "N")]
     pub groups: Option<usize>,
-    /// Factor of the agreement with the average of earlier students, at the end of its ramp.
-    #[arg(long, default_value_t = 0.1, value_name = "FACTOR", value_parser = factor)]
+    /// Factor of the agreement with the average of earlier students, at the end of its ramp; SemiSAM's paper has 0.1, which
+    /// changes next to nothing.
+    #[arg(long, default_value_t = 50.0, value_name = "FACTOR", value_parser = factor)]
     pub consistency_weight: f64,
     /// Turn and flip crops in the axial plane.
     #[arg(long)]

@@ -13,9 +13,10 @@ fn draw<B: Backend>([d, h, w]: [usize; 3], seed: u64) -> Tensor<B, 5> {
     Tensor::from_data(TensorData::new(values, [2, 3, d, h, w]), &Default::default())
 }
 
+/// To the rounding of sums of up to 8 x 8 x 8 normal numbers, made in different orders.
 fn same(found: FloatTensor<Flex>, expected: FloatTensor<Flex>) {
     let [found, expected] = [found, expected].map(|x| Tensor::<Flex, 5>::from_primitive(TensorPrimitive::Float(x)));
-    found.into_data().assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(5e-6));
+    found.into_data().assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(1e-4));
 }
 
 proptest! {

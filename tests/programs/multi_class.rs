@@ -111,22 +111,9 @@ fn a_real_ct_is_trained_scored_and_segmented_with_the_values_of_its_labels() {
 fn organs_without_gaps_need_no_map() {
     let folder = TempDir::new().expect("a folder");
     let [data, out] = ["scans", "student"].map(|name| folder.path().join(name));
-    let shape = "24,24,20";
-    node!(
-        "data",
-        "synth",
-        "--recipe",
-        "abdominal-organs",
-        "--count",
-        "2",
-        "--shape",
-        shape,
-        "--spacing",
-        "8",
-        "--out",
-        data
-    )
-    .done();
+    let [recipe, count] = [["--recipe", "abdominal-organs"], ["--count", "2"]];
+    let ([a, b], [c, d]) = (recipe, count);
+    node!("data", "synth", "--out", data, a, b, c, d, "--shape", "24", "24", "20", "--spacing", "8", "8", "8").done();
     let checked = json("data", &[&"check", &data]).done().lines();
     let count = checked.iter().filter_map(|line| line["classes"].as_array()).map(Vec::len).max().expect("labels");
     assert!(count > 2, "several organs");

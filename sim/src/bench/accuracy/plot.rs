@@ -2,6 +2,9 @@
 
 use std::fmt::Write;
 
+use clap::ValueEnum;
+use semisam_node::train::local::Method;
+
 use super::{
     baselines::ZERO_SHOT,
     record::{Record, spread},
@@ -58,7 +61,10 @@ pub fn plot(settings: &Settings, record: &Record) -> String {
 fn lines(settings: &Settings, record: &Record) -> Vec<Line> {
     let mut lines = Vec::new();
     for &start in &settings.starts {
-        for (&method, colour) in settings.methods.iter().zip(COLOURS.iter().cycle()) {
+        for &method in &settings.methods {
+            // the same in every picture, whatever else is in it
+            let place = Method::value_variants().iter().position(|other| *other == method).unwrap_or(0);
+            let colour = COLOURS[place % COLOURS.len()];
             let point = |(at, labels): (usize, &usize)| {
                 let scores = (1..=settings.seeds)
                     .filter_map(|seed| record.find(&settings.run(start, method, *labels, seed)))
@@ -145,7 +151,6 @@ fn names(svg: &mut String, lines: &[Line], y: &dyn Fn(f64) -> f64) {
 mod tests {
     use super::*;
     use crate::bench::accuracy::record::Score;
-    use semisam_node::train::local::Method;
 
     #[test]
     fn a_picture_has_a_line_and_a_name_for_each_method_with_results() {

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::{
     normalise::normalise,
-    recipe::{Recipe, RecipeError, View},
+    recipe::{Recipe, RecipeError},
     synth::{Style, synth_case},
 };
 use crate::train::{crops::PreparedScan, generator};
@@ -79,7 +79,11 @@ impl Mixture {
             if parts.iter().any(|part| part.name == name) {
                 return Err(MixtureError::Twice(name.to_owned()));
             }
-            let anatomy = if name == BLOBS { Anatomy::Blobs } else { recipe(name, spacing_mm, axes)? };
+            let anatomy = if name == BLOBS {
+                Anatomy::Blobs
+            } else {
+                Anatomy::Recipe(Recipe::open(name)?.stored(axes, spacing_mm)?)
+            };
             parts.push(Part { name: name.to_owned(), weight, anatomy });
         }
         Ok(Self { parts, patch, spacing_mm })
@@ -123,16 +127,6 @@ impl Mixture {
         normalise(&mut image);
         PreparedScan { image, labels: Some(labels) }
     }
-}
-
-fn recipe(name: &str, spacing_mm: f64, axes: &[[bool; 3]]) -> Result<Anatomy, MixtureError> {
-    let plain = [View::default().flipped];
-    let recipe = Recipe::open(name)?;
-    let way = |flipped: &[bool; 3]| {
-        recipe.clone().seen(View { spacing_mm: Some([spacing_mm; 3]), flipped: *flipped, ..View::default() })
-    };
-    let ways = if axes.is_empty() { &plain[..] } else { axes };
-    Ok(Anatomy::Recipe(ways.iter().map(way).collect::<Result<_, RecipeError>>()?))
 }
 
 #[cfg(test)]

@@ -131,7 +131,7 @@ pub enum PretrainError {
 /// If recipe, settings and a saved state do not fit, or a result cannot be written.
 pub fn run(args: &PretrainArgs, format: Format, out: &mut dyn Write, cancel: &AtomicBool) -> Result<(), PretrainError> {
     let device = resolve(args.device)?;
-    let ways = ways(args)?;
+    let ways = Recipe::open(&args.recipe)?.stored(&args.axes, args.spacing)?;
     let recipe = &ways[0];
     let run = settings(args, &ways)?;
     let start = layout::initial(&run.config, args.seed);
@@ -167,17 +167,6 @@ pub fn run(args: &PretrainArgs, format: Format, out: &mut dyn Write, cancel: &At
         }
         _ => Ok(()),
     }
-}
-
-/// The recipe, once for each way in which scans may be stored.
-fn ways(args: &PretrainArgs) -> Result<Vec<Recipe>, RecipeError> {
-    let plain = [View::default().flipped];
-    let axes = if args.axes.is_empty() { &plain[..] } else { &args.axes };
-    let recipe = Recipe::open(&args.recipe)?;
-    let way = |flipped: &[bool; 3]| {
-        recipe.clone().seen(View { shape: None, spacing_mm: Some([args.spacing; 3]), flipped: *flipped })
-    };
-    axes.iter().map(way).collect()
 }
 
 fn settings(args: &PretrainArgs, ways: &[Recipe]) -> Result<Endless, PretrainError> {

@@ -67,6 +67,19 @@ impl Recipe {
             Err(RecipeError::View { shape: sides.map(|side| side as usize), spacing_mm })
         }
     }
+
+    /// The recipe at `spacing_mm`, once for each way in which scans may be stored ([`View::flipped`]); right, front and up alone
+    /// if none is given.
+    ///
+    /// # Errors
+    /// As [`Recipe::seen`].
+    pub fn stored(&self, axes: &[[bool; 3]], spacing_mm: f64) -> Result<Vec<Self>, RecipeError> {
+        let plain = [View::default().flipped];
+        let way = |flipped: &[bool; 3]| {
+            self.clone().seen(View { shape: None, spacing_mm: Some([spacing_mm; 3]), flipped: *flipped })
+        };
+        if axes.is_empty() { &plain[..] } else { axes }.iter().map(way).collect()
+    }
 }
 
 /// The grid of a volume in the scene.

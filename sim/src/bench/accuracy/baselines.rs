@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::{
     Places,
-    record::{Record, RecordError, Score},
+    record::{Record, RecordError, Score, last_line, spread},
     runs::Settings,
 };
 use crate::{
@@ -88,7 +88,7 @@ pub(super) fn measure(
             &"--format",
             &"json",
         ]);
-        let dice = last(&launcher.succeed(&invocation)?, &invocation)?;
+        let dice = last_line(&launcher.succeed(&invocation)?, &invocation.command())?;
         for count in CLICKS {
             let score = overlap(&dice, &["dice", &count.to_string()], &invocation)?;
             record.add_baseline(&clicks(count), spacing, score)?;
@@ -109,7 +109,7 @@ pub(super) fn measure(
             &"--format",
             &"json",
         ]);
-        let found = last(&launcher.succeed(&invocation)?, &invocation)?;
+        let found = last_line(&launcher.succeed(&invocation)?, &invocation.command())?;
         record.add_baseline(REFINED, spacing, overlap(&found, &["generalist", "mask"], &invocation)?)?;
     }
     Ok(())
@@ -129,11 +129,6 @@ pub fn clicks(count: u64) -> String {
 pub fn atlases(settings: &Settings) -> Vec<(String, Option<usize>)> {
     let of = |count: &usize| (format!("mean mask of {count} training labels"), Some(*count));
     settings.labels.iter().map(of).chain([("mean mask of all training labels".to_owned(), None)]).collect()
-}
-
-fn last(text: &str, invocation: &Invocation) -> Result<Value, BaselineError> {
-    let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    Ok(serde_json::from_str(last).map_err(|_| RecordError::NoScore(invocation.command()))?)
 }
 
 fn overlap(value: &Value, path: &[&str], invocation: &Invocation) -> Result<Score, BaselineError> {
@@ -157,7 +152,7 @@ fn atlas(places: &Places, labels: Option<usize>) -> Result<Score, BaselineError>
             None => undefined += 1,
         }
     }
-    let mean = |values: &[f64]| (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64);
+    let mean = |values: &[f64]| spread(values).map(|(mean, _)| mean);
     Ok(Score { dice: mean(&dice).unwrap_or(0.0), hd95_mm: mean(&hd95), assd_mm: mean(&assd), undefined })
 }
 

@@ -151,23 +151,17 @@ fn names(svg: &mut String, lines: &[Line], y: &dyn Fn(f64) -> f64) {
 mod tests {
     use super::*;
     use crate::bench::accuracy::record::Score;
+    use crate::bench::accuracy::runs::tests::settings;
 
     #[test]
     fn a_picture_has_a_line_and_a_name_for_each_method_with_results() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut record = Record::open(&folder.path().join("runs.jsonl")).expect("nothing yet");
         let settings = Settings {
-            spacing_mm: 2.5,
-            starts: vec![Start::Warm, Start::Scratch],
             methods: vec![Method::Supervised, Method::Semisam],
             labels: vec![1, 2, 4],
             seeds: 1,
-            steps: [5, 5],
-            learning_rate: [0.1, 0.1],
-            consistency_weight: 50.0,
-            init: None,
-            generalist: None,
-            drawn: false,
+            ..settings()
         };
         assert_eq!(plot(&settings, &record), "");
         for (labels, dice) in [(1, 0.61), (2, 0.7), (4, 0.79)] {

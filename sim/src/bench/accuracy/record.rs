@@ -77,13 +77,21 @@ impl Score {
     /// # Errors
     /// If there is none.
     pub fn of_last_line(text: &str, command: &str) -> Result<Self, RecordError> {
-        let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-        let value: Value = serde_json::from_str(last).unwrap_or_default();
+        let value = last_line(text, command)?;
         let number = |name: &str| value.get(name).and_then(Value::as_f64);
         let dice = number("dice").ok_or_else(|| RecordError::NoScore(command.to_owned()))?;
         let undefined = value.get("undefined").and_then(Value::as_u64).unwrap_or(0);
         Ok(Self { dice, hd95_mm: number("hd95_mm"), assd_mm: number("assd_mm"), undefined })
     }
+}
+
+/// The last line of a program's output, which is JSON.
+///
+/// # Errors
+/// If it is not.
+pub fn last_line(text: &str, command: &str) -> Result<Value, RecordError> {
+    let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    serde_json::from_str(last).map_err(|_| RecordError::NoScore(command.to_owned()))
 }
 
 impl Record {

@@ -152,10 +152,11 @@ pub fn name(value: impl ValueEnum) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn settings() -> Settings {
+    /// Three seeds of two methods from both starts.
+    pub(in crate::bench::accuracy) fn settings() -> Settings {
         Settings {
             spacing_mm: 2.5,
             starts: vec![Start::Warm, Start::Scratch],

@@ -78,23 +78,18 @@ fn without_training(settings: &Settings, record: &Record) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::accuracy::runs::tests::settings;
 
     #[test]
     fn cells_are_means_over_seeds_and_missing_ones_say_so() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut record = Record::open(&folder.path().join("runs.jsonl")).expect("nothing yet");
         let settings = Settings {
-            spacing_mm: 2.5,
             starts: vec![Start::Warm],
             methods: vec![Method::Semisam],
             labels: vec![1, 2],
             seeds: 2,
-            steps: [5, 5],
-            learning_rate: [0.1, 0.1],
-            consistency_weight: 50.0,
-            init: None,
-            generalist: None,
-            drawn: false,
+            ..settings()
         };
         for (seed, dice) in [(1, 0.7), (2, 0.8)] {
             let score = Score { dice, hd95_mm: (seed == 1).then_some(9.0), assd_mm: None, undefined: seed - 1 };

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::{GeneralistArgs, SamCommandError, open};
 use crate::{
-    cli::{Format, print},
+    cli::{Format, print, train::at_least_one},
     data::folder::{Cohort, FolderError},
     generalist::oracle::dice_by_clicks,
     train::generator,
@@ -33,7 +33,7 @@ pub struct EvaluateArgs {
     #[arg(long, default_value = "1,3,5,10", value_name = "N,N", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..=100))]
     pub clicks: Vec<u64>,
     /// Only the first of the labelled scans, in their order.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub first: Option<usize>,
     /// Names the draws among equally good clicks.
     #[arg(long, default_value_t = 1)]

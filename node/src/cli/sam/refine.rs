@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::{GeneralistArgs, SamCommandError, open};
 use crate::{
-    cli::{Format, print, resolve},
+    cli::{Format, print, resolve, train::at_least_one, viewing::parse_patch},
     data::{
         folder::{Cohort, FolderError, Scan},
         grid::Grid,
@@ -23,7 +23,7 @@ use crate::{
         store::{Source, Store},
     },
     student::{Student, StudentError},
-    train::{generator, infer::class_probabilities, prepare::prepare},
+    train::{generator, guidance::Guidance, infer::class_probabilities, prepare::prepare},
 };
 
 /// `semisam-node sam refine`.
@@ -39,13 +39,13 @@ pub struct RefineArgs {
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
     /// Share of the generalist in the averaged map; the rest is the student's own.
-    #[arg(long, default_value_t = 0.5, value_name = "SHARE", value_parser = share)]
+    #[arg(long, default_value_t = 0.5, value_name = "SHARE")]
     pub share: f64,
     /// Probability from which the student is sure enough to prompt.
     #[arg(long, default_value_t = Prompting::default().confidence, value_name = "P")]
     pub prompt_confidence: f32,
     /// Only the first of the labelled scans, in their order.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub first: Option<usize>,
     /// Names the draws among equally good points.
     #[arg(long, default_value_t = 1)]
@@ -54,16 +54,12 @@ pub struct RefineArgs {
     #[arg(long, default_value_t = 2.5, value_name = "MM")]
     pub spacing: f64,
     /// Sides of the student's windows, in voxels; those of training are best.
-    #[arg(long, default_value = "64,48,32", value_name = "X,Y,Z", value_parser = crate::cli::viewing::parse_patch)]
+    #[arg(long, default_value = "64,48,32", value_name = "X,Y,Z", value_parser = parse_patch)]
     pub patch: [usize; 3],
 }
 
 /// Sets of prompts, in the order of the columns.
 const KINDS: [(Kind, &str); 3] = [(Kind::Mask, "mask"), (Kind::Point, "point"), (Kind::Both, "both")];
-
-fn share(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| "give a number from 0 to 1".to_owned())
-}
 
 /// Dice of one object: the student's, and for each set of prompts the generalist's and that of the averaged map, on the grid
 /// at the student's spacing. Where nobody was asked, both are the student's own.
@@ -77,6 +73,9 @@ struct Found {
 
 /// Prints a line for each object of each scan, and the mean of all.
 pub(super) fn run(args: &RefineArgs, format: Format, out: &mut dyn Write) -> Result<(), SamCommandError> {
+    // the settings of training, with the bounds that they have there
+    let prompting = Prompting { confidence: args.prompt_confidence, ..Prompting::default() };
+    Guidance { share: args.share, prompting, ..Guidance::semisam() }.check().map_err(StudentError::from)?;
     let generalist = open(&args.generalist)?;
     let student = Student::open(&args.student, None, resolve(args.generalist.device)?, args.spacing, args.patch)?;
     let cohort = Cohort::open(&args.data)?;

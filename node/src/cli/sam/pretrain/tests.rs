@@ -75,6 +75,10 @@ fn a_run_in_many_sittings_gives_the_same_file_and_it_can_be_used() {
         spacing: 4.0,
         patch: [16, 16, 16],
     };
+    for (share, prompt_confidence, named) in [(0.0, 7.0, "prompt confidence"), (1.5, 0.5, "generalist share")] {
+        let wrong = RefineArgs { share, prompt_confidence, ..refine.clone() };
+        assert!(lines(&SamCommand::Refine(wrong), &never).expect_err("refused").to_string().contains(named));
+    }
     let found = lines(&SamCommand::Refine(refine), &never).expect("it works");
     assert_eq!((found.len(), &found[1]["prompts"], &found[1]["class"]), (2, &"student".into(), &Value::Null));
     for prompts in ["mask", "point", "both"] {

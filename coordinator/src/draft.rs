@@ -206,10 +206,10 @@ mod tests {
         let (narrow, unnamed) = (weights(BASIS, &[2, 4]), weights("nose", &[2, 5]));
         assert!(error(SAMPLE, Some(&narrow)).contains("[2, 5]"));
         assert!(error(SAMPLE, Some(&unnamed)).contains("`basis`"));
-        assert!(error(&SAMPLE.replace("rounds = 10", "rounds = 0"), Some(&basis)).contains("`rounds`"));
-        assert!(error(&SAMPLE.replace("rounds = 10\n", ""), Some(&basis)).contains("missing field `rounds`"));
+        assert!(error(&SAMPLE.replace("rounds = 4 ", "rounds = 0 "), Some(&basis)).contains("`rounds`"));
+        assert!(error(&SAMPLE.replace("rounds = 4 ", "# "), Some(&basis)).contains("missing field `rounds`"));
         assert!(error(&SAMPLE.replace("quorum", "quorom"), Some(&basis)).contains("unknown field `quorom`"));
-        let written = SAMPLE.replace("rounds = 10", &format!("rounds = 10\ninitial_model = \"{}\"", Digest::ZERO));
+        let written = SAMPLE.replace("rounds = 4 ", &format!("initial_model = \"{}\"\nrounds = 4 ", Digest::ZERO));
         assert!(error(&written, Some(&basis)).contains("leave it out"));
         let right = SAMPLE
             .replace("classes = 2", &format!("classes = 2\narchitecture = \"{}\"", weights("w", &[5]).architecture()));

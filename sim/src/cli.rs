@@ -14,9 +14,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use semisam_node::train::local::Method;
 
 use crate::{
-    bench::accuracy::{
-        self,
-        runs::{Settings, Start},
+    bench::{
+        accuracy::{
+            self,
+            runs::{Settings, Start},
+        },
+        privacy,
     },
     demo::{self, Options, cohorts::Dealing, progress::Progress},
     programs::{self, Program},
@@ -91,6 +94,9 @@ struct DemoArgs {
 enum BenchCommand {
     /// How good students become with few labels, method by method. What is done is kept: the same command goes on.
     Accuracy(AccuracyArgs),
+    /// What a federation learns under noise, beside hospitals alone and beside a federation without noise. What is done is kept:
+    /// the same command goes on.
+    Privacy(PrivacyArgs),
 }
 
 #[derive(Debug, Args)]
@@ -160,6 +166,84 @@ impl AccuracyArgs {
 }
 
 #[derive(Debug, Args)]
+struct PrivacyArgs {
+    /// A folder of labelled scans; those called `test_..` are held out, else the last fifth.
+    #[arg(long, value_name = "DIR", required_unless_present = "synthetic")]
+    data: Option<PathBuf>,
+    /// Instead, synthetic scans of so many patients for each hospital.
+    #[arg(long, value_name = "PATIENTS", conflicts_with = "data", value_parser = clap::value_parser!(u32).range(3..=10_000))]
+    synthetic: Option<u32>,
+    /// Where results go: runs.jsonl, table.md, the models.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// The plan; noise multiplier and clip norm are replaced by what an epsilon demands and what the basis says.
+    #[arg(long, value_name = "FILE", default_value = "deploy/plan.toml")]
+    plan: PathBuf,
+    /// The model before round 1, or the name of a shipped one.
+    #[arg(long, value_name = "FILE|NAME", default_value = "left-atrium-student")]
+    init: PathBuf,
+    /// The anatomy of the basis: a file, or the name of a shipped recipe.
+    #[arg(long, value_name = "FILE|NAME", default_value = "left-atrium")]
+    recipe: String,
+    /// How voxels of the scans are stored: R or L, A or P, S or I.
+    #[arg(long, value_name = "RAS", default_value = "LPS")]
+    axes: String,
+    /// Directions in which updates are released.
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    directions: u32,
+    /// Synthetic patients that span them.
+    #[arg(long, default_value_t = 300, value_name = "N")]
+    synthetic_patients: u32,
+    /// How many hospitals share the patients.
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=26))]
+    hospitals: u32,
+    /// Columns of the table: labelled patients of each hospital.
+    #[arg(long, value_delimiter = ',', default_values_t = [10, 5, 2], value_name = "N")]
+    labelled: Vec<usize>,
+    /// What private federations promise (add/remove, at the plan's delta).
+    #[arg(long, value_delimiter = ',', default_values_t = [8.0, 3.0], value_name = "EPSILON")]
+    epsilon: Vec<f64>,
+    /// Measurements of each kind; each deals the patients anew.
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: u64,
+    /// Optimiser steps of a hospital that trains alone.
+    #[arg(long, default_value_t = 300, value_name = "N")]
+    alone_steps: u64,
+    /// Optimiser steps of a hospital that goes on from the common model, for itself; 0 skips this.
+    #[arg(long, default_value_t = 300, value_name = "N")]
+    tune_steps: u64,
+    /// Trainings at once, each on one thread [default: as many as there are processors].
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+}
+
+impl PrivacyArgs {
+    fn options(&self) -> privacy::Options {
+        let basis = privacy::Basis {
+            recipe: self.recipe.clone(),
+            axes: self.axes.clone(),
+            directions: self.directions,
+            patients: self.synthetic_patients,
+        };
+        let data = || privacy::scans::Scans::Folder(self.data.clone().unwrap_or_default());
+        let settings = privacy::Settings {
+            scans: self.synthetic.map_or_else(data, privacy::scans::Scans::Synthetic),
+            plan: self.plan.clone(),
+            init: self.init.clone(),
+            basis,
+            hospitals: self.hospitals,
+            labelled: self.labelled.clone(),
+            epsilons: self.epsilon.clone(),
+            seeds: self.seeds,
+            alone_steps: self.alone_steps,
+            tune_steps: self.tune_steps,
+        };
+        let jobs = self.jobs.unwrap_or_else(demo::cores);
+        privacy::Options { out: self.out.clone(), settings, jobs }
+    }
+}
+
+#[derive(Debug, Args)]
 struct AsArgs {
     /// End when standard input closes.
     #[arg(long)]
@@ -212,7 +296,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
             }
         }
         Verb::Demo(args) => demonstrate(&args, cli.format, &mut io::stdout().lock()),
-        Verb::Bench(BenchCommand::Accuracy(args)) => measure(&args, &mut io::stdout().lock()),
+        Verb::Bench(BenchCommand::Accuracy(args)) => {
+            tell(accuracy::run(&args.options(), &Progress::on_stderr()), &mut io::stdout().lock())
+        }
+        Verb::Bench(BenchCommand::Privacy(args)) => {
+            tell(privacy::run(&args.options(), &Progress::on_stderr()), &mut io::stdout().lock())
+        }
     }
 }
 
@@ -250,8 +339,9 @@ fn demonstrate(args: &DemoArgs, format: Format, out: &mut dyn Write) -> u8 {
     }
 }
 
-fn measure(args: &AccuracyArgs, out: &mut dyn Write) -> u8 {
-    let told = match accuracy::run(&args.options(), &Progress::on_stderr()) {
+/// Prints the table of a measurement.
+fn tell(measured: Result<String, impl Error + 'static>, out: &mut dyn Write) -> u8 {
+    let told = match measured {
         Ok(table) => write!(out, "{table}").map_err(|error| Box::new(error) as Box<dyn Error>),
         Err(error) => Err(error.into()),
     };

@@ -17,7 +17,7 @@ pub(crate) mod children;
 pub mod cohorts;
 pub(crate) mod disk;
 mod enrolment;
-mod layout;
+pub(crate) mod layout;
 pub mod plan;
 pub mod progress;
 mod rounds;
@@ -177,7 +177,7 @@ fn prepare(options: &Options, progress: &Progress) -> Result<Prepared, DemoError
             format!("synthetic scans of {patients} patients each, {labelled} of them labelled")
         }
         Some(data) => {
-            let (learning, held_out) = cohorts::deal(data, &hospitals, options.dealing)?;
+            let (learning, held_out) = cohorts::deal(data, &hospitals, (options.dealing, cohorts::LABELLED))?;
             format!("{learning} patients of `{}`, two labelled in each hospital, {held_out} held out", data.display())
         }
     };

@@ -28,7 +28,7 @@ fn the_sample_plan_is_allowed_by_the_sample_policy() {
     }
     // z sqrt(k) / N, and that divided by sqrt(n).
     let noise = &outlook["noise_to_signal"];
-    let one_site = 1.9 * 32.0_f64.sqrt() / 200.0;
+    let one_site = 1.276 * 32.0_f64.sqrt() / 200.0;
     assert!((noise["one_site"].as_f64().expect("number") - one_site).abs() < 1e-12, "{noise}");
     assert!((noise["average"].as_f64().expect("number") - one_site / 5.0_f64.sqrt()).abs() < 1e-12, "{noise}");
     assert_eq!(outlook["advice"], Value::Array(vec![]));

@@ -47,7 +47,7 @@ impl Consortium {
         let model = Weights::new([("w".to_owned(), tensor)]).expect("fits").to_safetensors().expect("written");
         std::fs::write(root.path().join("initial.safetensors"), model).expect("written");
         let plan = include_str!("../../../deploy/plan.toml")
-            .replace("rounds = 10", &format!("rounds = {rounds}"))
+            .replace("rounds = 4 ", &format!("rounds = {rounds} "))
             .replace("quorum = 3 ", &format!("quorum = {quorum} "))
             .replace("round_seconds = 3600", &format!("round_seconds = {seconds}"))
             .replace("space = \"basis\"", "space = \"all\"");

@@ -1,5 +1,5 @@
-//! `semisam-node student verify`: whether imported weights compute what the published implementation computes; and
-//! [`pretrain`], a student that has seen a recipe's anatomy.
+//! `semisam-node student verify`: whether imported weights compute what the published implementation computes;
+//! [`pretrain`], a student that has seen a recipe's anatomy; [`basis`], the directions in which a plan's updates are released.
 
 use std::{
     io::{self, Write},
@@ -9,8 +9,10 @@ use std::{
 
 use clap::{Args, Subcommand};
 
+pub mod basis;
 pub mod pretrain;
 
+use basis::{BasisArgs, BasisError};
 use pretrain::{PretrainArgs, PretrainError};
 
 use super::{Exit, Format, print, resolve};
@@ -35,6 +37,8 @@ pub enum StudentCommand {
     Verify(VerifyArgs),
     /// Trains a student on endless synthetic anatomy, as a start for real scans.
     Pretrain(PretrainArgs),
+    /// Finds the directions in which a plan's updates are released, from synthetic anatomy alone.
+    Basis(BasisArgs),
 }
 
 /// `semisam-node student verify`.
@@ -69,6 +73,9 @@ pub enum StudentCommandError {
     /// Pre-training.
     #[error(transparent)]
     Pretrain(#[from] PretrainError),
+    /// The basis.
+    #[error(transparent)]
+    Basis(#[from] BasisError),
     /// The output.
     #[error("cannot print the result")]
     Print(#[from] io::Error),
@@ -87,6 +94,7 @@ pub fn run(
     match &args.command {
         StudentCommand::Verify(args) => verify(args, format, out)?,
         StudentCommand::Pretrain(args) => pretrain::run(args, format, out, cancel)?,
+        StudentCommand::Basis(args) => basis::run(args, format, out)?,
     }
     Ok(if cancel.load(Ordering::Relaxed) { Exit::TryAgain } else { Exit::Done })
 }

@@ -100,6 +100,11 @@ impl Store {
         Self(Some(Arc::new(cache)))
     }
 
+    /// In a folder that others use too.
+    pub fn shared(cache: Arc<Cache>) -> Self {
+        Self(Some(cache))
+    }
+
     /// Takes everything away that is not of these generalists and scans: a scan that is no longer there leaves nothing behind.
     ///
     /// # Errors

@@ -57,6 +57,20 @@ impl Opinion {
         let probability: Vec<f32> = (1..classes).flat_map(of_class).collect();
         Self { confidence: vec![1.0; probability.len()], probability }
     }
+
+    /// The class of each voxel that is likelier than `threshold`, [`IGNORED`] where none is.
+    pub fn labels(&self, classes: usize, threshold: f32) -> Vec<u8> {
+        let voxels = self.probability.len() / (classes - 1).max(1);
+        let of_voxel = |voxel: usize| {
+            let of_class = |class: usize| self.probability[(class - 1) * voxels + voxel];
+            let background = 1.0 - (1..classes).map(of_class).sum::<f32>();
+            let start = (0, background);
+            let (class, most) =
+                (1..classes).map(|class| (class, of_class(class))).fold(start, |a, b| if b.1 > a.1 { b } else { a });
+            if most > threshold { class as u8 } else { IGNORED }
+        };
+        (0..voxels).map(of_voxel).collect()
+    }
 }
 
 /// Factors of the terms; the supervised terms have 1.

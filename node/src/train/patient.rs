@@ -47,8 +47,8 @@ pub struct LocalTraining {
     pub weight_decay: f64,
     /// Factor of the agreement with the released model on all crops; 0 switches it off.
     pub consistency_weight: f64,
-    /// Voxels of unlabelled scans on which the released model is more confident than this are trained on as if labelled;
-    /// 1 switches it off.
+    /// Voxels of unlabelled scans on which the released model, averaged with generalists where they are asked, is more
+    /// confident than this are trained on as if labelled; 1 switches it off.
     pub pseudo_label_threshold: f64,
     /// Standard deviation of the noise on what the student sees; the released model sees the clean crop.
     pub noise: f64,
@@ -359,18 +359,20 @@ impl Client<'_> {
         let labels: Vec<_> = crops.into_iter().map(|crop| crop.labels).collect();
         let threshold = settings.pseudo_label_threshold;
         let confidence = (threshold < 1.0).then_some(threshold as f32);
-        let guess = confidence.is_some() && labels.iter().any(Option::is_none);
-        let question = (settings.consistency_weight > 0.0 || guess).then(|| Question {
+        let pseudo_labels = confidence.and_then(|threshold| believed(&labels, &opinions, self.classes, threshold));
+        let guess = confidence.filter(|_| pseudo_labels.is_none() && labels.iter().any(Option::is_none));
+        let question = (settings.consistency_weight > 0.0 || guess.is_some()).then(|| Question {
             batch: batch.clone(),
             dropout: None,
-            confidence,
+            confidence: guess,
             doubt: settings.certain.then(|| self.doubt(&batch, random, self.classes)),
         });
+        let pseudo_labels = pseudo_labels.unwrap_or_default();
         let generalist = settings.guidance.as_ref().map_or(0.0, |how| how.weight);
         perturb(&mut batch.images, settings.noise, random);
         Step {
             batch,
-            targets: Targets { labels, opinions, ..Targets::default() },
+            targets: Targets { labels, pseudo_labels, opinions, ..Targets::default() },
             question,
             terms: TermWeights { pseudo: 1.0, teacher: settings.consistency_weight, generalist },
             dropout: None,
@@ -378,6 +380,22 @@ impl Client<'_> {
             average: None,
         }
     }
+}
+
+/// What generalists and the released model together are confident of, as labels of the crops that have none; none at all
+/// where one of these has no opinion, since then the released model is asked about all.
+fn believed(
+    labels: &[Option<Vec<u8>>],
+    opinions: &[Option<Opinion>],
+    classes: usize,
+    threshold: f32,
+) -> Option<Vec<Option<Vec<u8>>>> {
+    let of = |(labels, opinion): (&Option<Vec<u8>>, &Option<Opinion>)| match (labels, opinion) {
+        (Some(_), _) => Some(None),
+        (None, Some(opinion)) => Some(Some(opinion.labels(classes, threshold))),
+        (None, None) => None,
+    };
+    labels.iter().zip(opinions).map(of).collect::<Option<Vec<_>>>().filter(|all| all.iter().any(Option::is_some))
 }
 
 #[cfg(test)]

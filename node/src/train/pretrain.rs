@@ -106,8 +106,8 @@ pub fn synthetic_deltas(
     patient_deltas(device, config, start, patients, settings, |delta| delta)
 }
 
-/// Directions and clip norm for a plan: the `directions` strongest directions of synthetic `deltas`, and half the median
-/// norm of their projections, which is where clipping starts to cost little (spec/privacy.md, section 14).
+/// Directions and clip norm for a plan: the `directions` strongest directions of synthetic `deltas`, and the median norm of
+/// their projections. Contributions of real patients are longer, since a start from synthetic scans suits them less.
 ///
 /// # Errors
 /// If the deltas span fewer directions.
@@ -122,7 +122,7 @@ pub fn public_subspace(
         basis.iter().map(share).sum::<f64>().sqrt()
     };
     let norms = deltas.iter().map(norm).collect();
-    Ok((basis, 0.5 * median(norms)))
+    Ok((basis, median(norms)))
 }
 
 /// The middle of `values`; 0 without any.
@@ -224,7 +224,7 @@ mod tests {
         let (basis, clip) = public_subspace(&deltas, 4, &[]).expect("six deltas span four directions");
         let norm = |v: &[f32]| v.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
         let largest = deltas.iter().map(|delta| norm(delta)).fold(0.0, f64::max);
-        assert!(clip > 0.1 * largest && clip <= 0.5 * largest + 1e-9, "{clip} of {largest}");
+        assert!(clip > 0.2 * largest && clip <= largest + 1e-9, "{clip} of {largest}");
         assert_eq!(basis.len(), 4);
     }
 }

@@ -125,7 +125,7 @@ mod tests {
     fn what_is_wrong_is_said() {
         let error = |text: &str, coordinates| ReadPlan::parse(text, coordinates).expect_err("wrong").to_string();
         assert!(error(SAMPLE, None).contains("`--coordinates`"));
-        assert!(error(&SAMPLE.replace("rounds = 10", "rounds = 0"), Some(32)).contains("`rounds`"));
+        assert!(error(&SAMPLE.replace("rounds = 4 ", "rounds = 0 "), Some(32)).contains("`rounds`"));
         assert!(error(&SAMPLE.replace("quorum", "quorom"), Some(32)).contains("quorom"));
         assert!(error("", None).contains("plan.toml"));
         assert!(error("{", None).contains("plan.toml"));

@@ -1,6 +1,5 @@
 //! `semisam-sim bench accuracy`: how good students become with few labels, method by method, on scans that nobody learnt
-//! from (issue: accuracy table). In reading order: [`runs`] (which trainings there are), [`record`] (what came of them, kept
-//! on disk), [`baselines`] (what no training is worth), [`table`] and [`plot`].
+//! from (issue: accuracy table). In reading order: [`runs`] (which trainings there are), [`baselines`] (what no training is worth), [`table`] and [`plot`].
 //!
 //! Every training is `semisam-node train`, a process of its own, with what the command says and nothing else. What is done is
 //! written down at once, so that the same command goes on where it was stopped. Scores are of the held-out scans, after the
@@ -8,7 +7,6 @@
 
 pub mod baselines;
 pub mod plot;
-pub mod record;
 pub mod runs;
 pub mod table;
 
@@ -21,14 +19,16 @@ use semisam_node::data::folder::{Cohort, FolderError};
 
 use self::{
     baselines::BaselineError,
-    record::{Record, RecordError, Score},
-    runs::{Run, Settings},
+    runs::{Of, Run, Settings},
 };
-use crate::demo::{
-    children::{ChildError, Launcher},
-    cohorts::{CohortsError, in_drawn_order, part},
-    disk::{self, DiskError},
-    progress::Progress,
+use crate::{
+    bench::record::{Record, RecordError, Score},
+    demo::{
+        children::{ChildError, Launcher},
+        cohorts::{CohortsError, in_drawn_order, part},
+        disk::{self, DiskError},
+        progress::Progress,
+    },
 };
 
 /// What the user asked for.
@@ -131,7 +131,7 @@ pub fn run(options: &Options, progress: &Progress) -> Result<String, AccuracyErr
     let launcher = Launcher { executable, threads: 1 };
     let record = Record::open(&places.record)?;
     let runs = options.settings.runs();
-    let missing: Vec<Run> = runs.iter().filter(|run| record.find(run).is_none()).cloned().collect();
+    let missing: Vec<Run> = runs.iter().filter(|run| record.find(&Of::training(run)).is_none()).cloned().collect();
     progress.say(&format!("{} trainings, {} of them done before", runs.len(), runs.len() - missing.len()));
     let record = Mutex::new(record);
     train(options, &places, &launcher, (&missing, &record), progress)?;
@@ -181,7 +181,7 @@ fn train(
     options: &Options,
     places: &Places,
     launcher: &Launcher,
-    (runs, record): (&[Run], &Mutex<Record>),
+    (runs, record): (&[Run], &Mutex<Record<Of>>),
     progress: &Progress,
 ) -> Result<(), AccuracyError> {
     let queue = Mutex::new(runs.iter());
@@ -196,7 +196,11 @@ fn train(
             let seconds = began.elapsed().as_secs_f64();
             progress.say(&format!("{run}: dice {:.3} in {seconds:.0} s", score.dice));
             bar.step();
-            record.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).add(run, score, seconds)?;
+            record.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).add(
+                Of::training(run),
+                score,
+                Some(seconds),
+            )?;
         }
     };
     std::thread::scope(|scope| {

@@ -18,8 +18,8 @@ use super::{
     plan::Recipe,
 };
 
-/// Patients of each hospital whose labels are handed over, where scans are dealt.
-const LABELLED: usize = 2;
+/// Patients of each hospital whose labels a demonstration hands over, where scans are dealt.
+pub(crate) const LABELLED: usize = 2;
 /// A hospital's default policy takes part from so many patients on.
 const LEAST_PATIENTS: usize = 3;
 /// Names of scans that are held out.
@@ -91,7 +91,7 @@ pub(crate) fn synthesise(hospitals: &[Hospital], recipe: &Recipe, seed: u64) -> 
 }
 
 /// The style of hospital number `index`: neighbours differ in the shape of the target too.
-fn style(index: u64, seed: u64) -> Style {
+pub(crate) fn style(index: u64, seed: u64) -> Style {
     let style = Style::from_seed(seed);
     let family = match index % 3 {
         0 => TargetFamily::Ellipsoid,
@@ -101,8 +101,12 @@ fn style(index: u64, seed: u64) -> Style {
     Style { family, contrast: style.contrast.abs(), ..style }
 }
 
-/// Deals the scans of `data` to the hospitals. Answers how many patients there are to learn from and held out.
-pub(crate) fn deal(data: &Path, hospitals: &[Hospital], dealing: Dealing) -> Result<(usize, usize), CohortsError> {
+/// Deals the scans of `data` to the hospitals, each of which gets the labels of at most `labels` patients. Answers how many patients there are to learn from and held out.
+pub(crate) fn deal(
+    data: &Path,
+    hospitals: &[Hospital],
+    (dealing, labels): (Dealing, usize),
+) -> Result<(usize, usize), CohortsError> {
     let cohort = Cohort::open(data)?;
     cohort.require_labelled()?;
     let (held_out, learning) = hold_out(&cohort.patients);
@@ -119,7 +123,7 @@ pub(crate) fn deal(data: &Path, hospitals: &[Hospital], dealing: Dealing) -> Res
     let hands = hands(learning.len(), hospitals.len(), dealing);
     for (hospital, hand) in hospitals.iter().zip(hands) {
         let patients: Vec<&Patient> = hand.into_iter().map(|index| learning[index]).collect();
-        let with_labels = patients.iter().filter(|patient| labelled(patient)).take(LABELLED);
+        let with_labels = patients.iter().filter(|patient| labelled(patient)).take(labels);
         let with_labels: Vec<&str> = with_labels.map(|patient| patient.id.as_str()).collect();
         hand_over(&hospital.scans(), &patients, |patient| with_labels.contains(&patient.id.as_str()))?;
     }
@@ -158,6 +162,20 @@ pub(crate) fn in_drawn_order(from: &Path, to: &Path, seed: u64) -> Result<(), Co
         patient.scans.iter_mut().for_each(|scan| scan.name = format!("{place:04}_{}", scan.name));
     }
     Ok(hand_over(to, &patients.iter().collect::<Vec<_>>(), |_| true)?)
+}
+
+/// The patients of several folders in one; their names say of which.
+pub(crate) fn pool(from: &[PathBuf], to: &Path) -> Result<(), CohortsError> {
+    let mut all = Vec::new();
+    for (number, folder) in from.iter().enumerate() {
+        let mut patients = Cohort::open(folder)?.patients;
+        for patient in &mut patients {
+            patient.id = format!("{number:02}_{}", patient.id);
+            patient.scans.iter_mut().for_each(|scan| scan.name = format!("{number:02}_{}", scan.name));
+        }
+        all.extend(patients);
+    }
+    Ok(hand_over(to, &all.iter().collect::<Vec<_>>(), |_| true)?)
 }
 
 fn labelled(patient: &Patient) -> bool {
@@ -267,7 +285,7 @@ mod tests {
         let scans = ["a", "b", "c", "d", "e", "f", "g", "h", "test_0", "test_1", "test_2"];
         let data = folder(&root.path().join("data"), &scans, &["a", "test_2"]);
         let hospitals = hospitals(root.path(), 2);
-        assert_eq!(deal(&data, &hospitals, Dealing::RoundRobin).expect("dealt"), (8, 2));
+        assert_eq!(deal(&data, &hospitals, (Dealing::RoundRobin, LABELLED)).expect("dealt"), (8, 2));
         assert_eq!(names(&hospitals[0].scans().join("images")), ["a", "c", "e", "g"]);
         assert_eq!(names(&hospitals[0].scans().join("labels")), ["c", "e"], "the first two that have labels");
         assert_eq!(names(&hospitals[1].scans().join("labels")), ["b", "d"]);
@@ -303,7 +321,7 @@ mod tests {
         let rows = "name,patient\na1,p0\na2,p0\nb,p1\nc,p2\nd,p3\ne,p4\nf,p5\ng,p6\n";
         disk::write(&data.join("patients.csv"), rows.as_bytes()).expect("written");
         let hospitals = hospitals(root.path(), 1);
-        assert_eq!(deal(&data, &hospitals, Dealing::Blocks).expect("dealt"), (5, 2));
+        assert_eq!(deal(&data, &hospitals, (Dealing::Blocks, LABELLED)).expect("dealt"), (5, 2));
         assert_eq!(names(&hospitals[0].held_out().join("images")), ["f", "g"]);
         assert_eq!(names(&hospitals[0].scans().join("labels")), ["a1", "a2", "b"]);
         let csv = disk::read_text(&hospitals[0].scans().join("patients.csv")).expect("read");
@@ -315,7 +333,9 @@ mod tests {
         let root = tempfile::tempdir().expect("a folder");
         let refused = |name: &str, scans: &[&str], unlabelled: &[&str], count: usize| {
             let data = folder(&root.path().join(name), scans, unlabelled);
-            deal(&data, &hospitals(root.path(), count), Dealing::RoundRobin).expect_err("refused").to_string()
+            deal(&data, &hospitals(root.path(), count), (Dealing::RoundRobin, LABELLED))
+                .expect_err("refused")
+                .to_string()
         };
         let few = refused("few", &["a", "b", "c", "d", "test_0"], &[], 2);
         assert!(few.contains("4 patients") && few.contains("--hospitals"), "{few}");
@@ -325,7 +345,7 @@ mod tests {
         assert!(mute.contains("left to learn from"), "{mute}");
         let nothing = refused("nothing", &["a", "b", "c"], &["a", "b", "c"], 1);
         assert!(nothing.contains("label"), "{nothing}");
-        let missing = deal(&root.path().join("nowhere"), &hospitals(root.path(), 1), Dealing::Blocks);
+        let missing = deal(&root.path().join("nowhere"), &hospitals(root.path(), 1), (Dealing::Blocks, LABELLED));
         assert!(missing.expect_err("refused").to_string().contains("nowhere"));
     }
 }

@@ -50,7 +50,7 @@ pub struct Recipe {
     pub noise: f64,
     /// Turns and flips of crops: off, since a few steps gain nothing from them.
     pub augment: bool,
-    /// Clip norm, in halves of the median norm of synthetic patients' deltas: where clipping starts to cost little.
+    /// Clip norm, as a share of the median norm of synthetic patients' deltas.
     pub clip_factor: f64,
     /// Epsilon (add/remove) after all rounds: spec/privacy.md, section 1.
     pub epsilon: f64,
@@ -121,7 +121,7 @@ impl Recipe {
             pseudo_label_threshold: 1.0,
             noise: 0.1,
             augment: false,
-            clip_factor: 1.0,
+            clip_factor: 0.5,
             epsilon: 8.0,
             delta: 1e-5,
             expected_patients: 36,

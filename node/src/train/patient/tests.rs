@@ -1,7 +1,7 @@
 use burn::backend::{Autodiff, Flex};
 
 use super::*;
-use crate::data::volume::Volume;
+use crate::{data::volume::Volume, train::losses::IGNORED};
 
 const SETTINGS: LocalTraining = LocalTraining {
     patch: [16, 16, 16],
@@ -196,4 +196,16 @@ fn generalists_that_are_missing_or_shown_nothing_are_named() {
     let start = layout::initial(&VNetConfig::binary(2), 5);
     let error = patient_delta(Device::Cpu, VNetConfig::binary(2), &start, &cohort()[1], &settings, 1).err();
     assert!(error.expect("nobody to ask").to_string().contains("generalist"));
+}
+
+#[test]
+fn what_generalists_and_the_released_model_believe_stands_for_labels_that_are_missing() {
+    let opinion = Opinion { probability: vec![0.9, 0.2, 0.6, 0.75], confidence: vec![1.0; 4] };
+    let labels = [Some(vec![1, 1, 1, 1]), None];
+    let found = believed(&labels, &[None, Some(opinion.clone())], 2, 0.7);
+    assert_eq!(found, Some(vec![None, Some(vec![1, 0, IGNORED, 1])]), "a label that a person drew stays as it is");
+    assert_eq!(believed(&labels, &[Some(opinion.clone()), None], 2, 0.7), None, "nobody was asked: the model is");
+    assert_eq!(believed(&labels[..1], &[Some(opinion)], 2, 0.7), None, "there is nothing to guess");
+    let three = Opinion { probability: vec![0.1, 0.8, 0.3, 0.85, 0.1, 0.3], confidence: vec![1.0; 6] };
+    assert_eq!(three.labels(3, 0.7), [2, 1, IGNORED], "classes first, voxels fastest");
 }

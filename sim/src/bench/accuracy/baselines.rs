@@ -15,10 +15,10 @@ use serde_json::Value;
 
 use super::{
     Places,
-    record::{Record, RecordError, Score, last_line, spread},
-    runs::Settings,
+    runs::{Of, Settings},
 };
 use crate::{
+    bench::record::{Record, RecordError, Score, last_line, spread},
     demo::{
         children::{ChildError, Invocation, Launcher},
         progress::Progress,
@@ -54,27 +54,27 @@ pub(super) fn measure(
     settings: &Settings,
     places: &Places,
     launcher: &Launcher,
-    record: &mut Record,
+    record: &mut Record<Of>,
     progress: &Progress,
 ) -> Result<(), BaselineError> {
     let spacing = settings.spacing_mm;
     for (name, labels) in atlases(settings) {
-        if record.baseline(&name, spacing).is_none() {
+        if record.find(&Of::baseline(&name, spacing)).is_none() {
             let score = atlas(places, labels)?;
             progress.say(&format!("{name}: dice {:.3}", score.dice));
-            record.add_baseline(&name, spacing, score)?;
+            record.add(Of::baseline(&name, spacing), score, None)?;
         }
     }
     let (log, test, millimetres) = (places.logs.join("baselines.log"), &places.test, spacing.to_string());
     let node = |args: &[&dyn AsRef<std::ffi::OsStr>]| Invocation::new("a comparison", Program::Node, &log, args);
-    if let Some(init) = settings.init.as_ref().filter(|_| record.baseline(ZERO_SHOT, spacing).is_none()) {
+    if let Some(init) = settings.init.as_ref().filter(|_| record.find(&Of::baseline(ZERO_SHOT, spacing)).is_none()) {
         let invocation =
             node(&[&"evaluate", &"--model", init, &"--data", test, &"--spacing", &millimetres, &"--format", &"json"]);
         let score = Score::of_last_line(&launcher.succeed(&invocation)?, &invocation.command())?;
-        record.add_baseline(ZERO_SHOT, spacing, score)?;
+        record.add(Of::baseline(ZERO_SHOT, spacing), score, None)?;
     }
     let Some(generalist) = &settings.generalist else { return Ok(()) };
-    if record.baseline(&clicks(CLICKS[0]), spacing).is_none() {
+    if record.find(&Of::baseline(&clicks(CLICKS[0]), spacing)).is_none() {
         let wanted = CLICKS.map(|clicks| clicks.to_string()).join(",");
         let invocation = node(&[
             &"sam",
@@ -91,10 +91,10 @@ pub(super) fn measure(
         let dice = last_line(&launcher.succeed(&invocation)?, &invocation.command())?;
         for count in CLICKS {
             let score = overlap(&dice, &["dice", &count.to_string()], &invocation)?;
-            record.add_baseline(&clicks(count), spacing, score)?;
+            record.add(Of::baseline(&clicks(count), spacing), score, None)?;
         }
     }
-    if let Some(init) = settings.init.as_ref().filter(|_| record.baseline(REFINED, spacing).is_none()) {
+    if let Some(init) = settings.init.as_ref().filter(|_| record.find(&Of::baseline(REFINED, spacing)).is_none()) {
         let invocation = node(&[
             &"sam",
             &"refine",
@@ -110,7 +110,7 @@ pub(super) fn measure(
             &"json",
         ]);
         let found = last_line(&launcher.succeed(&invocation)?, &invocation.command())?;
-        record.add_baseline(REFINED, spacing, overlap(&found, &["generalist", "mask"], &invocation)?)?;
+        record.add(Of::baseline(REFINED, spacing), overlap(&found, &["generalist", "mask"], &invocation)?, None)?;
     }
     Ok(())
 }

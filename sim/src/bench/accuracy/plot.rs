@@ -7,9 +7,9 @@ use semisam_node::train::local::Method;
 
 use super::{
     baselines::ZERO_SHOT,
-    record::{Record, spread},
-    runs::{Settings, Start, name},
+    runs::{Of, Settings, Start, name},
 };
+use crate::bench::record::{Record, spread};
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 420.0;
@@ -28,9 +28,9 @@ struct Line {
 }
 
 /// The picture; a warm start is a full line, random weights a dashed one.
-pub fn plot(settings: &Settings, record: &Record) -> String {
+pub fn plot(settings: &Settings, record: &Record<Of>) -> String {
     let lines = lines(settings, record);
-    let zero_shot = record.baseline(ZERO_SHOT, settings.spacing_mm).map(|score| score.dice);
+    let zero_shot = record.find(&Of::baseline(ZERO_SHOT, settings.spacing_mm)).map(|score| score.dice);
     let shown = lines.iter().flat_map(|line| line.points.iter().map(|point| point.1)).chain(zero_shot);
     let (low, high) = shown.fold((1.0_f64, 0.0_f64), |(low, high), value| (low.min(value), high.max(value)));
     if low > high {
@@ -58,7 +58,7 @@ pub fn plot(settings: &Settings, record: &Record) -> String {
     svg + "</svg>\n"
 }
 
-fn lines(settings: &Settings, record: &Record) -> Vec<Line> {
+fn lines(settings: &Settings, record: &Record<Of>) -> Vec<Line> {
     let mut lines = Vec::new();
     for &start in &settings.starts {
         for &method in &settings.methods {
@@ -67,7 +67,7 @@ fn lines(settings: &Settings, record: &Record) -> Vec<Line> {
             let colour = COLOURS[place % COLOURS.len()];
             let point = |(at, labels): (usize, &usize)| {
                 let scores = (1..=settings.seeds)
-                    .filter_map(|seed| record.find(&settings.run(start, method, *labels, seed)))
+                    .filter_map(|seed| record.find(&Of::training(&settings.run(start, method, *labels, seed))))
                     .map(|score| score.dice);
                 let (mean, deviation) = spread(&scores.collect::<Vec<_>>())?;
                 Some((at, mean, deviation))
@@ -150,8 +150,8 @@ fn names(svg: &mut String, lines: &[Line], y: &dyn Fn(f64) -> f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::accuracy::record::Score;
     use crate::bench::accuracy::runs::tests::settings;
+    use crate::bench::record::Score;
 
     #[test]
     fn a_picture_has_a_line_and_a_name_for_each_method_with_results() {
@@ -166,7 +166,9 @@ mod tests {
         assert_eq!(plot(&settings, &record), "");
         for (labels, dice) in [(1, 0.61), (2, 0.7), (4, 0.79)] {
             let score = Score { dice, hd95_mm: None, assd_mm: None, undefined: 0 };
-            record.add(&settings.run(Start::Warm, Method::Semisam, labels, 1), score, 1.0).expect("written");
+            record
+                .add(Of::training(&settings.run(Start::Warm, Method::Semisam, labels, 1)), score, Some(1.0))
+                .expect("written");
         }
         let svg = plot(&settings, &record);
         assert_eq!((svg.matches("<polyline").count(), svg.matches("<circle").count()), (1, 3));

@@ -54,6 +54,42 @@ impl fmt::Display for Run {
     }
 }
 
+/// What is measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Of {
+    /// A training.
+    Training {
+        /// Which.
+        run: Run,
+    },
+    /// Something without training, by name, at a voxel size.
+    Baseline {
+        /// What.
+        baseline: String,
+        /// Voxel size in millimetres.
+        spacing_mm: f64,
+    },
+}
+
+impl Of {
+    /// This training.
+    pub fn training(run: &Run) -> Self {
+        Self::Training { run: run.clone() }
+    }
+
+    /// Whether it is a training of this kind, whatever its number of labels.
+    pub fn is_of(&self, start: Start, method: Method, spacing_mm: f64) -> bool {
+        let Self::Training { run } = self else { return false };
+        (run.start, run.method, run.spacing_mm) == (start, method, spacing_mm)
+    }
+
+    /// This comparison.
+    pub fn baseline(name: &str, spacing_mm: f64) -> Self {
+        Self::Baseline { baseline: name.to_owned(), spacing_mm }
+    }
+}
+
 /// Everything that a table is a function of, beside the scans.
 #[derive(Clone, Debug)]
 pub struct Settings {

@@ -6,15 +6,15 @@ use semisam_node::train::local::Method;
 
 use super::{
     baselines::{CLICKS, REFINED, ZERO_SHOT, atlases, clicks},
-    record::{Record, Score, spread},
-    runs::{Settings, Start, name},
+    runs::{Of, Settings, Start, name},
 };
+use crate::bench::record::{Record, Score, spread};
 
 /// A number of a score, where it is defined.
 type Metric = fn(&Score) -> Option<f64>;
 
 /// All of it: one table of Dice and one of each distance, then what no training is worth.
-pub fn table(settings: &Settings, record: &Record) -> String {
+pub fn table(settings: &Settings, record: &Record<Of>) -> String {
     let mut text = String::new();
     let metrics: [(&str, usize, Metric); 3] = [
         ("Dice", 3, |score| Some(score.dice)),
@@ -37,10 +37,17 @@ pub fn table(settings: &Settings, record: &Record) -> String {
 }
 
 /// Mean and spread over seeds, for each number of labels.
-fn row(settings: &Settings, record: &Record, (start, method): (Start, Method), digits: usize, of: Metric) -> String {
+fn row(
+    settings: &Settings,
+    record: &Record<Of>,
+    (start, method): (Start, Method),
+    digits: usize,
+    of: Metric,
+) -> String {
     let cell = |labels: &usize| {
-        let scores: Vec<Score> =
-            (1..=settings.seeds).filter_map(|seed| record.find(&settings.run(start, method, *labels, seed))).collect();
+        let scores: Vec<Score> = (1..=settings.seeds)
+            .filter_map(|seed| record.find(&Of::training(&settings.run(start, method, *labels, seed))))
+            .collect();
         let values: Vec<f64> = scores.iter().filter_map(of).collect();
         let undefined: u64 = scores.iter().map(|score| score.undefined).sum();
         let missed = if undefined > 0 { format!(" ({undefined} empty)") } else { String::new() };
@@ -50,18 +57,18 @@ fn row(settings: &Settings, record: &Record, (start, method): (Start, Method), d
         }
     };
     let cells: String = settings.labels.iter().map(cell).collect();
-    let minutes = record.seconds(start, method, settings.spacing_mm);
+    let minutes = record.seconds(|of| of.is_of(start, method, settings.spacing_mm));
     let minutes = minutes.map_or("-".to_owned(), |seconds| format!("{:.1}", seconds / 60.0));
     format!("| {}, {} |{cells} {minutes} |\n", name(method), name(start))
 }
 
-fn without_training(settings: &Settings, record: &Record) -> String {
+fn without_training(settings: &Settings, record: &Record<Of>) -> String {
     let mut text =
         format!("| without training, {} mm | Dice | HD95, mm | ASSD, mm |\n|---|---|---|---|\n", settings.spacing_mm);
     let names = [ZERO_SHOT.to_owned(), REFINED.to_owned()].into_iter();
     let names = names.chain(CLICKS.map(clicks)).chain(atlases(settings).into_iter().map(|(name, _)| name));
     for name in names {
-        if let Some(score) = record.baseline(&name, settings.spacing_mm) {
+        if let Some(score) = record.find(&Of::baseline(&name, settings.spacing_mm)) {
             let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1}"));
             let _ = writeln!(
                 text,
@@ -93,7 +100,9 @@ mod tests {
         };
         for (seed, dice) in [(1, 0.7), (2, 0.8)] {
             let score = Score { dice, hd95_mm: (seed == 1).then_some(9.0), assd_mm: None, undefined: seed - 1 };
-            record.add(&settings.run(Start::Warm, Method::Semisam, 1, seed), score, 30.0).expect("written");
+            record
+                .add(Of::training(&settings.run(Start::Warm, Method::Semisam, 1, seed)), score, Some(30.0))
+                .expect("written");
         }
         let text = table(&settings, &record);
         assert!(text.contains("| semisam, warm | 0.750 ± 0.071 (1 empty) | - | 0.5 |"), "{text}");

@@ -1,13 +1,11 @@
-//! What came of trainings, one line of JSON each, written as soon as it is known.
+//! What came of measurements, one line of JSON each, written as soon as it is known.
 
 use std::{io::Write, path::Path, path::PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::runs::{Run, Start};
 use crate::demo::disk::{self, DiskError};
-use semisam_node::train::local::Method;
 
 /// Means over the held-out scans.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,28 +20,22 @@ pub struct Score {
     pub undefined: u64,
 }
 
-/// One line.
+/// One line: what was measured, and what came of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-enum Line {
-    Training {
-        run: Run,
-        score: Score,
-        seconds: f64,
-    },
-    /// Something without training, by name, at a voxel size.
-    Baseline {
-        baseline: String,
-        spacing_mm: f64,
-        score: Score,
-    },
+struct Line<K> {
+    #[serde(flatten)]
+    of: K,
+    score: Score,
+    /// How long it took, where that was taken down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seconds: Option<f64>,
 }
 
-/// What is known.
+/// What is known. `K` says what was measured.
 #[derive(Debug)]
-pub struct Record {
+pub struct Record<K> {
     path: PathBuf,
-    lines: Vec<Line>,
+    lines: Vec<Line<K>>,
 }
 
 /// What is written down cannot be used.
@@ -94,7 +86,7 @@ pub fn last_line(text: &str, command: &str) -> Result<Value, RecordError> {
     serde_json::from_str(last).map_err(|_| RecordError::NoScore(command.to_owned()))
 }
 
-impl Record {
+impl<K: PartialEq + Serialize + DeserializeOwned> Record<K> {
     /// Reads what is known; nothing where there is no file.
     ///
     /// # Errors
@@ -110,53 +102,24 @@ impl Record {
         Ok(Self { path: path.into(), lines })
     }
 
-    /// What came of a training.
-    pub fn find(&self, wanted: &Run) -> Option<Score> {
-        self.lines.iter().find_map(|line| match line {
-            Line::Training { run, score, .. } if run == wanted => Some(*score),
-            _ => None,
-        })
+    /// What came of it, if it was measured.
+    pub fn find(&self, wanted: &K) -> Option<Score> {
+        self.lines.iter().find(|line| line.of == *wanted).map(|line| line.score)
     }
 
-    /// What something without training is worth.
-    pub fn baseline(&self, name: &str, spacing_mm: f64) -> Option<Score> {
-        self.lines.iter().find_map(|line| match line {
-            Line::Baseline { baseline, spacing_mm: at, score } if baseline == name && *at == spacing_mm => Some(*score),
-            _ => None,
-        })
+    /// Mean seconds of what `kind` picks; none where nothing is on record.
+    pub fn seconds(&self, kind: impl Fn(&K) -> bool) -> Option<f64> {
+        let seconds: Vec<f64> =
+            self.lines.iter().filter(|line| kind(&line.of)).filter_map(|line| line.seconds).collect();
+        spread(&seconds).map(|(mean, _)| mean)
     }
 
-    /// Mean seconds of the trainings of a kind, whatever their number of labels; none where there is none.
-    pub fn seconds(&self, start: Start, method: Method, spacing_mm: f64) -> Option<f64> {
-        let seconds = self.lines.iter().filter_map(|line| match line {
-            Line::Training { run, seconds, .. }
-                if (run.start, run.method, run.spacing_mm) == (start, method, spacing_mm) =>
-            {
-                Some(*seconds)
-            }
-            _ => None,
-        });
-        let seconds: Vec<f64> = seconds.collect();
-        (!seconds.is_empty()).then(|| seconds.iter().sum::<f64>() / seconds.len() as f64)
-    }
-
-    /// Adds a training.
+    /// Writes down what came of it.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn add(&mut self, run: &Run, score: Score, seconds: f64) -> Result<(), RecordError> {
-        self.append(Line::Training { run: run.clone(), score, seconds })
-    }
-
-    /// Adds something without training.
-    ///
-    /// # Errors
-    /// If it cannot be written.
-    pub fn add_baseline(&mut self, name: &str, spacing_mm: f64, score: Score) -> Result<(), RecordError> {
-        self.append(Line::Baseline { baseline: name.to_owned(), spacing_mm, score })
-    }
-
-    fn append(&mut self, line: Line) -> Result<(), RecordError> {
+    pub fn add(&mut self, of: K, score: Score, seconds: Option<f64>) -> Result<(), RecordError> {
+        let line = Line { of, score, seconds };
         let text = serde_json::to_string(&line).expect("a result is plain numbers and names") + "\n";
         let mut file = disk::append(&self.path)?;
         file.write_all(text.as_bytes()).map_err(|source| RecordError::Write(self.path.clone(), source))?;
@@ -177,19 +140,11 @@ pub fn spread(values: &[f64]) -> Option<(f64, f64)> {
 mod tests {
     use super::*;
 
-    fn run(seed: u64) -> Run {
-        let (start, method) = (Start::Warm, Method::UaMt);
-        Run {
-            spacing_mm: 2.5,
-            start,
-            method,
-            labels: 2,
-            seed,
-            steps: 10,
-            learning_rate: 0.01,
-            consistency_weight: 50.0,
-            drawn: false,
-        }
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Of {
+        Training { steps: u64, seed: u64 },
+        Baseline { baseline: String },
     }
 
     #[test]
@@ -201,16 +156,19 @@ mod tests {
             "{\"step\":10}\n{\"case\":\"mean\",\"dice\":0.5,\"hd95_mm\":null,\"assd_mm\":2.0,\"undefined\":3}\n\n";
         let score = Score::of_last_line(text, "train").expect("scores");
         assert_eq!(score, Score { dice: 0.5, hd95_mm: None, assd_mm: Some(2.0), undefined: 3 });
-        record.add(&run(1), score, 4.0).expect("written");
-        record.add(&run(2), score, 6.0).expect("written");
-        record.add_baseline("atlas", 2.5, score).expect("written");
-        let again = Record::open(&path).expect("two lines");
-        assert_eq!((again.find(&run(1)), again.find(&run(3))), (Some(score), None));
-        assert_eq!((again.baseline("atlas", 2.5), again.baseline("atlas", 1.25)), (Some(score), None));
-        assert_eq!(again.seconds(Start::Warm, Method::UaMt, 2.5), Some(5.0));
-        assert_eq!(again.seconds(Start::Scratch, Method::UaMt, 2.5), None);
+        let training = |seed| Of::Training { steps: 10, seed };
+        let atlas = Of::Baseline { baseline: "atlas".into() };
+        record.add(training(1), score, Some(4.0)).expect("written");
+        record.add(training(2), score, Some(6.0)).expect("written");
+        record.add(atlas.clone(), score, None).expect("written");
+        let again = Record::open(&path).expect("three lines");
+        assert_eq!(again.lines, record.lines);
+        assert_eq!((again.find(&training(1)), again.find(&training(3))), (Some(score), None));
+        assert_eq!(again.find(&atlas), Some(score));
         // a training with another number of steps is another training
-        assert_eq!(again.find(&Run { steps: 11, ..run(1) }), None);
+        assert_eq!(again.find(&Of::Training { steps: 11, seed: 1 }), None);
+        assert_eq!(again.seconds(|of| matches!(of, Of::Training { .. })), Some(5.0));
+        assert_eq!(again.seconds(|of| *of == atlas), None);
     }
 
     #[test]
@@ -218,7 +176,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("runs.jsonl");
         disk::write(&path, b"\n{\"run\":").expect("written");
-        assert!(Record::open(&path).expect_err("damaged").to_string().starts_with("line 2 of"));
+        assert!(Record::<Of>::open(&path).expect_err("damaged").to_string().starts_with("line 2 of"));
         assert!(Score::of_last_line("error\n", "semisam-node train").is_err());
     }
 

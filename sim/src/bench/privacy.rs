@@ -1,0 +1,331 @@
+//! `semisam-sim bench privacy`: what a federation learns under noise, beside what each hospital learns alone, and beside a
+//! federation without noise (spec/privacy.md, section 14). In reading order: [`runs`] (what is measured), [`federation`]
+//! (rounds with the node's own releases), [`trainings`] (what hospitals do for themselves), [`table`].
+//!
+//! The plan is a file as people write it; its noise multiplier is replaced by what each epsilon demands, its clip norm by what
+//! `semisam-node student basis` finds. Every seed deals the patients anew. What is done is written down at once, so that the same
+//! command goes on where it was stopped. Scores are of the held-out scans, after the last round or step.
+
+pub mod federation;
+pub mod runs;
+pub mod scans;
+pub mod table;
+pub mod trainings;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use semisam_coordinator::draft::{Draft, DraftError};
+use semisam_node::{
+    data::cache::{Cache, CacheError},
+    device::Device,
+    generalist::store::Store,
+    model::{checkpoint, checkpoint::CheckpointError},
+    participant::contribution::Contributor,
+    train::scans::Storage,
+};
+use semisam_shared::{
+    clock,
+    decimal::Decimal,
+    ids::Digest,
+    plan::Plan,
+    weights::{Weights, WeightsError},
+};
+
+use self::{
+    federation::{FederationError, Files},
+    runs::{Arm, Of},
+    scans::{Places, Scans, ScansError},
+    trainings::{Trainings, TrainingsError, basis},
+};
+use crate::{
+    bench::record::{Record, RecordError, Score},
+    demo::{
+        children::{ChildError, Launcher},
+        disk::{self, DiskError},
+        layout::Hospital,
+        plan::calibrate,
+        progress::Progress,
+    },
+};
+
+/// Bytes of prepared scans that are kept on disk, and of those that are held in memory.
+const CACHE: u64 = 8 << 30;
+const MEMORY: u64 = 1 << 30;
+
+/// What the user asked for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where everything is written.
+    pub out: PathBuf,
+    /// What is measured.
+    pub settings: Settings,
+    /// Trainings of hospitals at once, each on one thread.
+    pub jobs: usize,
+}
+
+/// Everything that a table is a function of, beside the scans.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where scans come from.
+    pub scans: Scans,
+    /// The plan, as people write it.
+    pub plan: PathBuf,
+    /// The model before round 1.
+    pub init: PathBuf,
+    /// The anatomy of the basis, and how scans are stored.
+    pub basis: Basis,
+    /// Hospitals.
+    pub hospitals: u32,
+    /// Labelled patients of each, in the order of columns.
+    pub labelled: Vec<usize>,
+    /// What private federations promise.
+    pub epsilons: Vec<f64>,
+    /// Measurements of each kind, with seeds from 1.
+    pub seeds: u64,
+    /// Optimiser steps of a hospital that trains alone.
+    pub alone_steps: u64,
+    /// Optimiser steps of a hospital that goes on from the common model; none skips this.
+    pub tune_steps: u64,
+}
+
+/// How the basis is made.
+#[derive(Clone, Debug)]
+pub struct Basis {
+    /// The anatomy.
+    pub recipe: String,
+    /// How voxels of the scans are stored.
+    pub axes: String,
+    /// Directions.
+    pub directions: u32,
+    /// Synthetic patients.
+    pub patients: u32,
+}
+
+impl Settings {
+    /// The rows of the table.
+    pub fn arms(&self) -> Vec<Arm> {
+        [Arm::Alone, Arm::Plain].into_iter().chain(self.epsilons.iter().copied().map(Arm::Private)).collect()
+    }
+
+    /// One measurement under these settings.
+    pub fn of(&self, settings: &Digest, labelled: usize, arm: Arm, tuned: bool, seed: u64) -> Of {
+        Of { settings: *settings, hospitals: self.hospitals, labelled, arm, tuned, seed }
+    }
+}
+
+/// Why there is no table.
+#[derive(Debug, thiserror::Error)]
+pub enum PrivacyError {
+    /// The file system said no.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The scans.
+    #[error(transparent)]
+    Scans(#[from] ScansError),
+    /// A program failed.
+    #[error(transparent)]
+    Child(#[from] ChildError),
+    /// What is known already.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The rounds.
+    #[error(transparent)]
+    Federation(#[from] FederationError),
+    /// What hospitals do for themselves.
+    #[error(transparent)]
+    Trainings(#[from] TrainingsError),
+    /// The first model.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Weights.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The plan does not read.
+    #[error("`{}` is no plan (deploy/plan.toml is a sample): {problem}", path.display())]
+    Text {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        problem: String,
+    },
+    /// The plan does not fit.
+    #[error(transparent)]
+    Draft(#[from] DraftError),
+    /// Prepared scans cannot be kept.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// This executable cannot be found, so it cannot start programs.
+    #[error("cannot find this program's own file, which is needed to start the others")]
+    Executable(#[source] std::io::Error),
+}
+
+/// What measurements share.
+struct Bench<'a> {
+    settings: &'a Settings,
+    digest: Digest,
+    places: Places,
+    trainings: Trainings,
+    plan: Plan,
+    model: PathBuf,
+    basis: PathBuf,
+    cache: Arc<Cache>,
+    progress: &'a Progress,
+}
+
+/// Measures what is not on record yet, and writes `table.md`. Answers the table.
+///
+/// # Errors
+/// If scans are missing, a program fails, or a result cannot be written. What was done is kept.
+pub fn run(options: &Options, progress: &Progress) -> Result<String, PrivacyError> {
+    let bench = Bench::prepare(options, progress)?;
+    let settings = &options.settings;
+    let mut record = Record::open(&bench.places.out.join("runs.jsonl"))?;
+    for seed in 1..=settings.seeds {
+        for &labelled in &settings.labelled {
+            bench.measure(labelled, seed, &mut record)?;
+        }
+    }
+    let table = table::table(settings, &bench.digest, &record);
+    disk::write(&options.out.join("table.md"), table.as_bytes())?;
+    Ok(table)
+}
+
+impl<'a> Bench<'a> {
+    /// Parts the scans, and makes the model's file and the basis.
+    fn prepare(options: &'a Options, progress: &'a Progress) -> Result<Self, PrivacyError> {
+        let (settings, out) = (&options.settings, disk::absolute(&options.out)?);
+        let executable = std::env::current_exe().map_err(PrivacyError::Executable)?;
+        let (places, logs) = (Places { test: out.join("test"), out: out.clone() }, out.join("logs"));
+        disk::create_folder(&logs)?;
+        let model = out.join("initial.safetensors");
+        disk::write(&model, &checkpoint::read(&settings.init)?.to_safetensors()?)?;
+        let launcher = Launcher { executable, threads: 1 };
+        let (basis, clip_norm) = basis(settings, &launcher, &model, (&out, options.jobs))?;
+        let mut plan = plan(settings, &model, &basis, clip_norm)?;
+        let spacing = plan.scans.spacing_mm[0].get();
+        plan.privacy.expected_patients = settings.scans.prepare(&places, settings.hospitals, spacing)?;
+        let trainings = Trainings {
+            launcher,
+            jobs: options.jobs,
+            spacing: spacing.to_string(),
+            patch: plan.scans.patch.map(|side| side.to_string()).join(","),
+            test: places.test.clone(),
+            logs,
+            cache: out.join("cache"),
+        };
+        let cache = Arc::new(Cache::open(&out.join("cache"), CACHE, Box::new(clock::now))?);
+        let digest = digest(settings, &plan)?;
+        Ok(Self { settings, digest, places, trainings, plan, model, basis, cache, progress })
+    }
+
+    /// Everything about one number of labels and one seed.
+    fn measure(&self, labelled: usize, seed: u64, record: &mut Record<Of>) -> Result<(), PrivacyError> {
+        let rows = table::rows(self.settings);
+        let of = |(arm, tuned): (Arm, bool)| self.settings.of(&self.digest, labelled, arm, tuned, seed);
+        if rows.iter().all(|row| record.find(&of(*row)).is_some()) {
+            return Ok(());
+        }
+        let spacing = self.plan.scans.spacing_mm[0].get();
+        let settings = self.settings;
+        let hospitals = settings.scans.deal(&self.places, settings.hospitals, (labelled, seed), spacing)?;
+        for arm in self.settings.arms() {
+            let models = self.places.out.join("models").join(of((arm, false)).to_string());
+            let started = Instant::now();
+            if arm == Arm::Alone {
+                let steps = self.settings.alone_steps;
+                self.keep(of((arm, false)), record, || {
+                    Ok(self.trainings.each(&hospitals, &self.model, (steps, seed))?)
+                })?;
+                continue;
+            }
+            let tuned = of((arm, true));
+            let wanted = self.settings.tune_steps > 0 && record.find(&tuned).is_none();
+            if record.find(&of((arm, false))).is_some() && !wanted {
+                continue;
+            }
+            let model = models.with_extension("safetensors");
+            if !model.exists() {
+                disk::create_folder(&models)?;
+                disk::write(&model, &self.federate(arm, &hospitals, seed, &models)?.to_safetensors()?)?;
+                disk::remove_folder(&models)?;
+            }
+            self.progress.say(&format!("{}: {:.0} s", of((arm, false)), started.elapsed().as_secs_f64()));
+            self.keep(of((arm, false)), record, || Ok(self.trainings.evaluate(&model)?))?;
+            if wanted {
+                let steps = self.settings.tune_steps;
+                self.keep(tuned, record, || Ok(self.trainings.each(&hospitals, &model, (steps, seed))?))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Measures, unless it is on record, and writes it down.
+    fn keep(
+        &self,
+        of: Of,
+        record: &mut Record<Of>,
+        measure: impl FnOnce() -> Result<Score, PrivacyError>,
+    ) -> Result<(), PrivacyError> {
+        if record.find(&of).is_none() {
+            let started = Instant::now();
+            let score = measure()?;
+            let seconds = started.elapsed().as_secs_f64();
+            self.progress.say(&format!("{of}: dice {:.3} in {seconds:.0} s", score.dice));
+            record.add(of, score, Some(seconds))?;
+        }
+        Ok(())
+    }
+
+    /// The common model after all rounds.
+    fn federate(&self, arm: Arm, hospitals: &[Hospital], seed: u64, folder: &Path) -> Result<Weights, PrivacyError> {
+        let mut plan = self.plan.clone();
+        // patients' draws are named by the plan
+        plan.name = format!("{}, seed {seed}", plan.name);
+        let storage = || Storage { cache: Some(self.cache.clone()), memory_bytes: MEMORY };
+        let embeddings = Arc::new(Cache::open(&self.places.out.join("embeddings"), CACHE, Box::new(clock::now))?);
+        let contributors: Vec<Contributor> = hospitals
+            .iter()
+            .map(|hospital| {
+                let contributor = Contributor::new(hospital.scans(), Device::Cpu, storage());
+                contributor.with_generalists(self.places.out.join("generalists"), Store::shared(embeddings.clone()))
+            })
+            .collect();
+        let files = Files { model: &self.model, basis: &self.basis };
+        let Arm::Private(epsilon) = arm else {
+            return Ok(federation::plain(&plan, files, &contributors, folder)?);
+        };
+        let noise = calibrate(epsilon, plan.privacy.delta.get(), plan.rounds);
+        plan.privacy.noise_multiplier = Decimal::new(noise).expect("a calibrated noise multiplier is finite");
+        let outcome = federation::private(&plan, files, &contributors, folder)?;
+        let spent = outcome.spent.iter().copied().fold(0.0, f64::max);
+        self.progress.say(&format!("noise multiplier {noise}: every ledger says at most epsilon {spent:.3}"));
+        Ok(outcome.model)
+    }
+}
+
+/// The plan with what the files say, and without noise yet.
+fn plan(settings: &Settings, model: &Path, basis: &Path, clip_norm: f64) -> Result<Plan, PrivacyError> {
+    let text = disk::read_text(&settings.plan)?;
+    let problem = |problem: String| PrivacyError::Text { path: settings.plan.clone(), problem };
+    let draft: Draft = toml::from_str(&text).map_err(|error| problem(error.to_string()))?;
+    let read = |path: &Path| -> Result<(Weights, Digest), PrivacyError> {
+        let bytes = disk::read(path)?;
+        Ok((Weights::from_safetensors(&bytes)?, Digest::of(&bytes)))
+    };
+    let (model, basis) = (read(model)?, read(basis)?);
+    let mut plan = draft.complete((&model.0, model.1), Some((&basis.0, basis.1)))?;
+    plan.quorum = settings.hospitals;
+    plan.privacy.clip_norm = Decimal::new(clip_norm).ok_or_else(|| problem("the clip norm is not finite".into()))?;
+    Ok(plan)
+}
+
+/// What names scans, plan, files and local training.
+fn digest(settings: &Settings, plan: &Plan) -> Result<Digest, PrivacyError> {
+    let plan = plan.digest().map_err(FederationError::from)?;
+    let Settings { scans, alone_steps, tune_steps, .. } = settings;
+    Ok(Digest::of(format!("{plan} {scans:?} {alone_steps} {tune_steps}").as_bytes()))
+}

@@ -1,0 +1,52 @@
+//! What is measured: which hospitals, who of them is labelled, and what they do together.
+
+use std::fmt;
+
+use semisam_shared::ids::Digest;
+use serde::{Deserialize, Serialize};
+
+/// What hospitals do.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Arm {
+    /// Each trains for itself.
+    Alone,
+    /// They federate without clipping and noise.
+    Plain,
+    /// They federate as the plan says, with the noise that this epsilon (add/remove) demands.
+    Private(f64),
+}
+
+impl fmt::Display for Arm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Alone => f.write_str("alone"),
+            Self::Plain => f.write_str("plain"),
+            Self::Private(epsilon) => write!(f, "epsilon-{epsilon}"),
+        }
+    }
+}
+
+/// One measurement.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Of {
+    /// What names plan, model, basis and local training.
+    pub settings: Digest,
+    /// Hospitals.
+    pub hospitals: u32,
+    /// Labelled patients of each.
+    pub labelled: usize,
+    /// What they do.
+    pub arm: Arm,
+    /// Whether each hospital has trained the common model further, for itself.
+    pub tuned: bool,
+    /// Names dealing and training, never noise.
+    pub seed: u64,
+}
+
+impl fmt::Display for Of {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tuned = if self.tuned { "-tuned" } else { "" };
+        write!(f, "{}{tuned}-{}-labelled-seed{}", self.arm, self.labelled, self.seed)
+    }
+}

@@ -1,0 +1,47 @@
+//! The table, in Markdown: what goes into `BENCHMARKS.md`.
+
+use std::fmt::Write;
+
+use super::{
+    Settings,
+    runs::{Arm, Of},
+};
+use crate::bench::record::{Record, spread};
+
+/// Dice of the common model, and after each hospital has trained it further; mean and deviation over seeds.
+pub fn table(settings: &Settings, digest: &semisam_shared::ids::Digest, record: &Record<Of>) -> String {
+    let mut text = String::new();
+    let columns: String = settings.labelled.iter().map(|labelled| format!(" {labelled} labelled |")).collect();
+    let _ = writeln!(text, "| Dice, {} hospitals |{columns}", settings.hospitals);
+    let _ = writeln!(text, "|---|{}", "---|".repeat(settings.labelled.len()));
+    for (arm, tuned) in rows(settings) {
+        let cell = |labelled: &usize| {
+            let of = |seed| Of { seed, ..settings.of(digest, *labelled, arm, tuned, seed) };
+            let found = (1..=settings.seeds).filter_map(|seed| record.find(&of(seed)));
+            let values: Vec<f64> = found.map(|score| score.dice).collect();
+            match spread(&values) {
+                Some((mean, deviation)) => format!(" {mean:.3} ± {deviation:.3} |"),
+                None => " - |".to_owned(),
+            }
+        };
+        let cells: String = settings.labelled.iter().map(cell).collect();
+        let _ = writeln!(text, "| {} |{cells}", words(arm, tuned));
+    }
+    text
+}
+
+/// Every arm as it is, then those that have a common model after local training.
+pub fn rows(settings: &Settings) -> Vec<(Arm, bool)> {
+    let arms = settings.arms();
+    let tuned = arms.iter().filter(|arm| **arm != Arm::Alone && settings.tune_steps > 0);
+    arms.iter().map(|arm| (*arm, false)).chain(tuned.map(|arm| (*arm, true))).collect()
+}
+
+fn words(arm: Arm, tuned: bool) -> String {
+    let after = if tuned { ", then each for itself" } else { "" };
+    match arm {
+        Arm::Alone => "each hospital alone".to_owned(),
+        Arm::Plain => format!("federation without privacy{after}"),
+        Arm::Private(epsilon) => format!("private federation, epsilon {epsilon}{after}"),
+    }
+}

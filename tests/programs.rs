@@ -16,6 +16,8 @@ mod mistakes; // what people do wrong: each names the thing and the remedy, and 
 mod multi_class; // several classes, of label files that number them as they like
 #[path = "programs/prepared_scans.rs"]
 mod prepared_scans; // the cache of prepared scans: shared, damaged, too small, and trainings that are stopped
+#[path = "programs/private_learning.rs"]
+mod private_learning; // the basis of a plan, and what its noise leaves
 #[path = "programs/running.rs"]
 mod running; // programs as processes: arguments, exit codes, output, signals
 #[path = "programs/sam_commands.rs"]

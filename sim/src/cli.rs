@@ -1,6 +1,7 @@
 //! The command line: `demo` is what happens when nothing is said.
 //!
-//! Exit codes: 0 done, 1 failed, 2 the auditor (or a check of `--chaos`) says unsound, 64 wrong usage.
+//! Exit codes: 0 done, 1 failed, 2 the auditor (or a check of `--chaos`) says unsound or canaries contradict the claim, 64
+//! wrong usage.
 
 use std::{
     error::Error,
@@ -12,12 +13,14 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use semisam_node::train::local::Method;
+use semisam_shared::clock;
 
 use crate::{
     bench::accuracy::{
         self,
         runs::{Settings, Start},
     },
+    canary,
     demo::{self, Options, cohorts::Dealing, progress::Progress},
     programs::{self, Program},
 };
@@ -48,6 +51,8 @@ enum Format {
 enum Verb {
     /// Hospitals with scans, a consortium, real programs, private rounds, scores, and the auditor's verdict.
     Demo(DemoArgs),
+    /// Looks for canaries in what the release path lets out, and fails if it finds more than the ledger's epsilon allows.
+    Audit(AuditArgs),
     /// Trains many times and makes a table.
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -85,6 +90,55 @@ struct DemoArgs {
     /// Two hospitals, two rounds, tiny scans: shows that everything works, in half a minute.
     #[arg(long)]
     smallest: bool,
+}
+
+#[derive(Debug, Args)]
+struct AuditArgs {
+    /// The epsilon (add/remove) that the ledger is to charge for all rounds together; the noise follows from it.
+    #[arg(long, value_name = "EPSILON", default_value_t = 4.38, conflicts_with = "noise_multiplier")]
+    claim_epsilon: f64,
+    /// Standard deviation of the noise divided by the clip norm, 0.1 to 10000, instead of --claim-epsilon.
+    #[arg(long, value_name = "Z", value_parser = noise_multiplier)]
+    noise_multiplier: Option<f64>,
+    /// Rounds that every canary takes part in.
+    #[arg(long, default_value_t = 1, value_name = "T", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// The delta of epsilon.
+    #[arg(long, default_value_t = 1e-5, value_parser = delta)]
+    delta: f64,
+    /// Canaries that are in or out; the more, the larger an epsilon can be seen.
+    #[arg(long, default_value_t = 10_000, value_name = "M", value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
+    canaries: u32,
+    /// Canary clients that are all in, of the clip norm and as many of ten times it.
+    #[arg(long, default_value_t = 256, value_name = "K", value_parser = clap::value_parser!(u32).range(64..=1024))]
+    clients: u32,
+    /// Length of a released vector.
+    #[arg(long, default_value_t = 20_000, value_name = "D", value_parser = clap::value_parser!(u32).range(1000..=100_000))]
+    coordinates: u32,
+    /// Seed of cohort, canaries and coins (never of privacy noise, which cannot be repeated).
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Where ledgers, payloads and audit.json are kept [default: nowhere].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+impl AuditArgs {
+    fn options(&self) -> Result<canary::Options, canary::CanaryError> {
+        let noise_multiplier = match self.noise_multiplier {
+            Some(noise_multiplier) => noise_multiplier,
+            None => canary::Options::noise_multiplier_of(self.claim_epsilon, self.delta, self.rounds)?,
+        };
+        Ok(canary::Options {
+            noise_multiplier,
+            rounds: self.rounds,
+            delta: self.delta,
+            canaries: self.canaries as usize,
+            clients: self.clients as usize,
+            coordinates: self.coordinates as usize,
+            seed: self.seed,
+        })
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -189,6 +243,20 @@ fn spacing(text: &str) -> Result<f64, String> {
     }
 }
 
+fn noise_multiplier(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(multiplier) if (0.1..=10_000.0).contains(&multiplier) => Ok(multiplier),
+        _ => Err("a noise multiplier is a number from 0.1 to 10000, as in a plan".into()),
+    }
+}
+
+fn delta(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(delta) if (1e-15..=1e-2).contains(&delta) => Ok(delta),
+        _ => Err("delta is a number from 1e-15 to 0.01, as in a plan".into()),
+    }
+}
+
 /// Runs the command line and returns the exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     let cli = match Cli::try_parse_from(with_default_verb(args.into_iter().collect())) {
@@ -212,6 +280,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
             }
         }
         Verb::Demo(args) => demonstrate(&args, cli.format, &mut io::stdout().lock()),
+        Verb::Audit(args) => audit(&args, cli.format, &mut io::stdout().lock()),
         Verb::Bench(BenchCommand::Accuracy(args)) => measure(&args, &mut io::stdout().lock()),
     }
 }
@@ -248,6 +317,40 @@ fn demonstrate(args: &DemoArgs, format: Format, out: &mut dyn Write) -> u8 {
         (true, false) => FAILED,
         (true, true) => DONE,
     }
+}
+
+fn audit(args: &AuditArgs, format: Format, out: &mut dyn Write) -> u8 {
+    let options = match args.options() {
+        Ok(options) => options,
+        Err(error) => {
+            complain(&error);
+            return USAGE;
+        }
+    };
+    let scratch = match tempfile::tempdir() {
+        Ok(folder) => folder,
+        Err(error) => {
+            complain(&error);
+            return FAILED;
+        }
+    };
+    let folder = args.out.as_deref().unwrap_or(scratch.path());
+    let report = match canary::run(&options, folder, clock::now, &Progress::on_stderr()) {
+        Ok(report) => report,
+        Err(error) => {
+            complain(&error);
+            return FAILED;
+        }
+    };
+    let written = match format {
+        Format::Text => write!(out, "{}", report.table()),
+        Format::Json => writeln!(out, "{}", report.json()),
+    };
+    if let Err(error) = written.and_then(|()| out.flush()) {
+        complain(&error);
+        return FAILED;
+    }
+    if report.consistent() { DONE } else { UNSOUND }
 }
 
 fn measure(args: &AccuracyArgs, out: &mut dyn Write) -> u8 {
@@ -329,6 +432,27 @@ mod tests {
                 program == Program::Audit && args.join(std::ffi::OsStr::new(" ")) == line.split_at(21).1,
                 "{args:?}"
             );
+        }
+    }
+
+    #[test]
+    fn an_audit_has_one_claim_in_range() {
+        let options = |line: &str| {
+            let Verb::Audit(args) = parse(line).expect("understood").verb else { panic!("an audit") };
+            args.options()
+        };
+        let usual = options("semisam-sim audit").expect("in reach");
+        assert!((usual.noise_multiplier - 1.07).abs() < 0.01 && usual.rounds == 1, "{usual:?}");
+        assert_eq!(options("semisam-sim audit --noise-multiplier 2").expect("given").noise_multiplier, 2.0);
+        let four = options("semisam-sim audit --rounds 4").expect("in reach").noise_multiplier;
+        assert!((four / usual.noise_multiplier - 2.0).abs() < 1e-5, "{four}");
+        assert_eq!(options("semisam-sim audit --claim-epsilon 9000").expect("little noise").noise_multiplier, 0.1);
+        for line in ["--claim-epsilon 3 --noise-multiplier 2", "--noise-multiplier 0.01", "--delta 1", "--canaries 5"] {
+            assert!(parse(&format!("semisam-sim audit {line}")).is_err(), "{line}");
+        }
+        for claim in ["0", "-1", "NaN", "1e-9"] {
+            let line = ["semisam-sim", "audit", &format!("--claim-epsilon={claim}")].map(OsString::from);
+            assert_eq!(main(line), USAGE, "{claim}");
         }
     }
 

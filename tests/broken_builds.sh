@@ -21,12 +21,11 @@ fail() {
   exit 1
 }
 
-# fresh_source: the files as git knows them, changes that are not committed included, in $work/source. Only what differs is
-# written, so that cargo compiles what a defect touches and no more.
-fresh_source() {
+# copy_source: the files as git knows them, changes that are not committed included, to $work/source.
+copy_source() {
   local file
   (cd "$root" && git ls-files -z --cached --others --exclude-standard) | while IFS= read -r -d '' file; do
-    if [ -f "$root/$file" ] && ! cmp -s "$root/$file" "$work/source/$file"; then
+    if [ -f "$root/$file" ]; then
       mkdir -p "$(dirname "$work/source/$file")"
       cp "$root/$file" "$work/source/$file"
     fi
@@ -36,10 +35,21 @@ fresh_source() {
 # replace FILE OLD NEW: the one line of FILE that is OLD, but for the indent, becomes NEW. Anything but one is an error.
 replace() {
   local file="$work/source/$1" found
+  [ -f "$file" ] || fail "the defect no longer applies: there is no \`$1\`; mend this script"
+  [ -f "$file.sound" ] || cp "$file" "$file.sound"
   found="$(awk -v old="$2" '{ line = $0; sub(/^ +/, "", line); if (line == old) n++ } END { print n + 0 }' "$file")"
   [ "$found" = 1 ] || fail "the defect no longer applies: \`$1\` has the line \`$2\` $found times, not once; mend this script"
   awk -v old="$2" -v new="$3" '{ line = $0; sub(/^ +/, "", line); print (line == old ? new : $0) }' "$file" >"$work/changed"
   cp "$work/changed" "$file"
+}
+
+# mend: takes the last defect out again. Only what it touched is written, so that cargo compiles that and no more.
+mend() {
+  local file
+  find "$work/source" -name '*.sound' | while IFS= read -r file; do
+    cp "$file" "${file%.sound}"
+    rm "$file"
+  done
 }
 
 # audit NAME EXPECTED: builds what is in $work/source, audits it, and fails unless it ends with EXPECTED.
@@ -51,7 +61,7 @@ audit() {
   [ "$code" = "$2" ] || fail "$1: the audit ended with $code instead of $2"
 }
 
-fresh_source
+copy_source
 audit "no defect" 0
 
 replace node/src/privacy/release.rs \
@@ -59,14 +69,14 @@ replace node/src/privacy/release.rs \
   'let noise = noise::draw(coordinates(plan), semisam_shared::plan::SIGMA / 4, purpose)?;'
 audit "noise four times too small" 2
 
-fresh_source
+mend
 replace node/src/privacy/clip.rs \
   'let mut scale = (largest / self.grid).min(self.radius / norm);' \
   'let mut scale = largest / self.grid;'
 replace node/src/privacy/clip.rs 'if self.holds(&integers) {' 'if self.holds(&integers) || norm > 0.0 {'
 audit "clip skipped" 2
 
-fresh_source
+mend
 replace node/src/privacy/noise/stream.rs \
   'getrandom::fill(entropy.as_mut_slice()).map_err(|error| NoiseError::Entropy(error.to_string()))?;' \
   'entropy.fill(7);'

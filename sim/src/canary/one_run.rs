@@ -63,7 +63,7 @@ pub(crate) fn examine(
     let mut charged = Rho::default();
     for number in 0..hospitals {
         let here = at_once.min(options.canaries - number * at_once);
-        let canaries = deal(&mut coins, here, options.coordinates);
+        let canaries = deal(&mut coins, here, options.coordinates, number);
         let mut contributions = cohort.patients.clone();
         contributions.extend(canaries.iter().filter(|canary| canary.inside).map(|c| c.vector(options.coordinates)));
         let mut mechanism = found(&format!("one-run-{}", number + 1), hospital::plan(options, options.rounds))?;
@@ -91,10 +91,37 @@ impl Canary {
     }
 }
 
-/// Canaries on coordinates that are spread over the whole vector.
-fn deal(coins: &mut impl Rng, canaries: usize, coordinates: usize) -> Vec<Canary> {
+/// Canaries on coordinates that are spread over the whole vector, and are others at the next hospital.
+fn deal(coins: &mut impl Rng, canaries: usize, coordinates: usize, hospital: usize) -> Vec<Canary> {
     let stride = coordinates / canaries;
-    let toss =
-        |number| Canary { at: number * stride, sign: if coins.random() { 1.0 } else { -1.0 }, inside: coins.random() };
+    let toss = |number| Canary {
+        at: number * stride + hospital % stride,
+        sign: if coins.random() { 1.0 } else { -1.0 },
+        inside: coins.random(),
+    };
     (0..canaries).map(toss).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_canary_has_a_coordinate_of_its_own_and_half_of_them_are_in() {
+        for (canaries, coordinates) in [(838, 20_000), (1000, 1000), (100, 1001)] {
+            let dealt: Vec<Vec<Canary>> = (0..12)
+                .map(|hospital| deal(&mut random(hospital, Use::Coins), canaries, coordinates, hospital as usize))
+                .collect();
+            for hospital in &dealt {
+                let places: BTreeSet<usize> = hospital.iter().map(|canary| canary.at).collect();
+                assert!(places.len() == canaries && places.last().is_some_and(|last| *last < coordinates));
+            }
+            let inside = dealt.iter().flatten().filter(|canary| canary.inside).count() as f64;
+            let all = (12 * canaries) as f64;
+            assert!((inside - all / 2.0).abs() < 5.0 * all.sqrt() / 2.0, "{inside} of {all}");
+        }
+        let places = |hospital| deal(&mut random(1, Use::Coins), 838, 20_000, hospital).into_iter().map(|c| c.at);
+        assert_eq!((0..12).flat_map(places).collect::<BTreeSet<_>>().len(), 12 * 838, "other places elsewhere");
+    }
 }

@@ -2,10 +2,11 @@
 //! they stand out of the noise gives mu of Gaussian differential privacy, and by it epsilon. An estimate, not a bound.
 //!
 //! # The estimator
-//! The paper takes the mean cosine between canaries and release, times the root of the number d of coordinates. A cosine
-//! divides by the release's own length, which the k canaries and the sum w of all others lengthen too: it estimates
-//! mu / sqrt(1 + (k + |w|²/C²) / (d z²)), which is too small, and most so where the noise is smallest, which is where an audit
-//! must not be blind (`a_plain_cosine_is_too_small`). We take out what the attacker knows. With S the sum of the
+//! The paper holds the mean cosine between canaries and release against N(0, 1/d), d being the number of coordinates, and
+//! spec/privacy.md makes mu of it: the mean times the root of d. But a cosine divides by the release's own length, which
+//! the k canaries and the sum w of all others lengthen too: it estimates mu / sqrt(1 + (k + |w|²/C²) / (d z²)), which is too
+//! small, and most so where the noise is smallest, which is where an audit must not be blind
+//! (`a_plain_cosine_is_too_small`). We take out what the attacker knows. With S the sum of the
 //! directions and y the release without the ordinary patients, both in units of C,
 //!
 //! `a = <S, y> / |S|²,  s² = |y - a S|² / (d - 1),  mu = a / s.`

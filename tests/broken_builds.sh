@@ -5,7 +5,8 @@
 #
 #   tests/broken_builds.sh
 #
-# Takes four release builds: about 15 minutes on 2 cores, 20 more if outside crates must be compiled. It is not part of CI.
+# Takes four release builds: 23 minutes on 2 cores that others used too, longer if outside crates must be compiled. It is
+# not part of CI.
 # The source is copied to a temporary folder; yours is not touched. CARGO_TARGET_DIR names a build folder whose compiled
 # crates are used again (the broken programs stay in it: never install from there); without it, one is made and removed.
 set -euo pipefail

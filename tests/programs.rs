@@ -1,5 +1,7 @@
 //! Black-box tests of the built programs, run as their users run them: real files, real QUIC on port 0, real signals.
 
+#[path = "programs/canaries.rs"]
+mod canaries; // an attacker finds no more in what this very program releases than its ledger says
 #[path = "programs/crashes.rs"]
 mod crashes; // kill -9 at the worst moments, restored backups
 #[path = "programs/data_commands.rs"]

@@ -1,6 +1,10 @@
 //! The command line: `demo` is what happens when nothing is said.
 //!
-//! Exit codes: 0 done, 1 failed, 2 the auditor (or a check of `--chaos`) says unsound, 64 wrong usage.
+//! Exit codes: 0 done, 1 failed, 2 the auditor (or a check of `--chaos`) says unsound or canaries contradict the claim, 64
+//! wrong usage.
+
+mod audit;
+mod bench;
 
 use std::{
     error::Error,
@@ -11,16 +15,8 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use semisam_node::train::local::Method;
-
 use crate::{
-    bench::{
-        accuracy::{
-            self,
-            runs::{Settings, Start},
-        },
-        privacy,
-    },
+    cli::{audit::AuditArgs, bench::BenchCommand},
     demo::{self, Options, cohorts::Dealing, progress::Progress},
     programs::{self, Program},
 };
@@ -51,6 +47,8 @@ enum Format {
 enum Verb {
     /// Hospitals with scans, a consortium, real programs, private rounds, scores, and the auditor's verdict.
     Demo(DemoArgs),
+    /// Looks for canaries in what the release path lets out, and fails if it finds more than the ledger's epsilon allows.
+    Audit(AuditArgs),
     /// Trains many times and makes a table.
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -90,159 +88,6 @@ struct DemoArgs {
     smallest: bool,
 }
 
-#[derive(Debug, Subcommand)]
-enum BenchCommand {
-    /// How good students become with few labels, method by method. What is done is kept: the same command goes on.
-    Accuracy(AccuracyArgs),
-    /// What a federation learns under noise, beside hospitals alone and beside a federation without noise. What is done is kept:
-    /// the same command goes on.
-    Privacy(PrivacyArgs),
-}
-
-#[derive(Debug, Args)]
-struct AccuracyArgs {
-    /// A folder of labelled scans; those called `test_..` are held out, else the last fifth.
-    #[arg(long, value_name = "DIR")]
-    data: PathBuf,
-    /// Where results go: runs.jsonl, table.md, dice.svg.
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
-    /// The pre-trained student that warm starts begin with.
-    #[arg(long, value_name = "FILE")]
-    init: Option<PathBuf>,
-    /// Whom the methods ask that ask a generalist.
-    #[arg(long, value_name = "FILE")]
-    generalist: Option<PathBuf>,
-    /// Rows of the table.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Method::value_variants().to_vec())]
-    methods: Vec<Method>,
-    /// What trainings start from.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Start::Warm])]
-    starts: Vec<Start>,
-    /// Columns of the table: how many scans are labelled.
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8], value_name = "N")]
-    labels: Vec<usize>,
-    /// Trainings of each kind.
-    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    seeds: u64,
-    /// Voxel size, in millimetres.
-    #[arg(long, default_value_t = 2.5, value_name = "MM", value_parser = spacing)]
-    spacing: f64,
-    /// Optimiser steps from a warm start, and from random weights.
-    #[arg(long, num_args = 2, value_names = ["WARM", "SCRATCH"], default_values_t = [300, 600])]
-    steps: Vec<u64>,
-    /// First step size from a warm start, and from random weights.
-    #[arg(long, num_args = 2, value_names = ["WARM", "SCRATCH"], default_values_t = [0.01, 0.05])]
-    learning_rate: Vec<f64>,
-    /// Factor of the agreement with the teacher, for the methods that have one.
-    #[arg(long, default_value_t = 50.0, value_name = "FACTOR")]
-    consistency_weight: f64,
-    /// Draw the labelled scans anew for each seed; else all seeds have the first ones by name.
-    #[arg(long)]
-    draw: bool,
-    /// Trainings at once, each on one thread [default: as many as there are processors].
-    #[arg(long, value_name = "N")]
-    jobs: Option<usize>,
-}
-
-impl AccuracyArgs {
-    fn options(&self) -> accuracy::Options {
-        let settings = Settings {
-            spacing_mm: self.spacing,
-            starts: self.starts.clone(),
-            methods: self.methods.clone(),
-            labels: self.labels.clone(),
-            seeds: self.seeds,
-            steps: [self.steps[0], self.steps[1]],
-            learning_rate: [self.learning_rate[0], self.learning_rate[1]],
-            consistency_weight: self.consistency_weight,
-            init: self.init.clone(),
-            generalist: self.generalist.clone(),
-            drawn: self.draw,
-        };
-        let jobs = self.jobs.unwrap_or_else(demo::cores);
-        accuracy::Options { data: self.data.clone(), out: self.out.clone(), settings, jobs }
-    }
-}
-
-#[derive(Debug, Args)]
-struct PrivacyArgs {
-    /// A folder of labelled scans; those called `test_..` are held out, else the last fifth.
-    #[arg(long, value_name = "DIR", required_unless_present = "synthetic")]
-    data: Option<PathBuf>,
-    /// Instead, synthetic scans of so many patients for each hospital.
-    #[arg(long, value_name = "PATIENTS", conflicts_with = "data", value_parser = clap::value_parser!(u32).range(3..=10_000))]
-    synthetic: Option<u32>,
-    /// Where results go: runs.jsonl, table.md, the models.
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
-    /// The plan; noise multiplier and clip norm are replaced by what an epsilon demands and what the basis says.
-    #[arg(long, value_name = "FILE", default_value = "deploy/plan.toml")]
-    plan: PathBuf,
-    /// The model before round 1, or the name of a shipped one.
-    #[arg(long, value_name = "FILE|NAME", default_value = "left-atrium-student")]
-    init: PathBuf,
-    /// The anatomy of the basis: a file, or the name of a shipped recipe.
-    #[arg(long, value_name = "FILE|NAME", default_value = "left-atrium")]
-    recipe: String,
-    /// How voxels of the scans are stored: R or L, A or P, S or I.
-    #[arg(long, value_name = "RAS", default_value = "LPS")]
-    axes: String,
-    /// Directions in which updates are released.
-    #[arg(long, default_value_t = 64, value_name = "N")]
-    directions: u32,
-    /// Synthetic patients that span them.
-    #[arg(long, default_value_t = 300, value_name = "N")]
-    synthetic_patients: u32,
-    /// How many hospitals share the patients.
-    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=26))]
-    hospitals: u32,
-    /// Columns of the table: labelled patients of each hospital.
-    #[arg(long, value_delimiter = ',', default_values_t = [10, 5, 2], value_name = "N")]
-    labelled: Vec<usize>,
-    /// What private federations promise (add/remove, at the plan's delta).
-    #[arg(long, value_delimiter = ',', default_values_t = [8.0, 3.0], value_name = "EPSILON")]
-    epsilon: Vec<f64>,
-    /// Measurements of each kind; each deals the patients anew.
-    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    seeds: u64,
-    /// Optimiser steps of a hospital that trains alone.
-    #[arg(long, default_value_t = 300, value_name = "N")]
-    alone_steps: u64,
-    /// Optimiser steps of a hospital that goes on from the common model, for itself; 0 skips this.
-    #[arg(long, default_value_t = 300, value_name = "N")]
-    tune_steps: u64,
-    /// Trainings at once, each on one thread [default: as many as there are processors].
-    #[arg(long, value_name = "N")]
-    jobs: Option<usize>,
-}
-
-impl PrivacyArgs {
-    fn options(&self) -> privacy::Options {
-        let basis = privacy::Basis {
-            recipe: self.recipe.clone(),
-            axes: self.axes.clone(),
-            directions: self.directions,
-            patients: self.synthetic_patients,
-        };
-        let data = || privacy::scans::Scans::Folder(self.data.clone().unwrap_or_default());
-        let settings = privacy::Settings {
-            scans: self.synthetic.map_or_else(data, privacy::scans::Scans::Synthetic),
-            plan: self.plan.clone(),
-            init: self.init.clone(),
-            basis,
-            hospitals: self.hospitals,
-            labelled: self.labelled.clone(),
-            epsilons: self.epsilon.clone(),
-            seeds: self.seeds,
-            alone_steps: self.alone_steps,
-            tune_steps: self.tune_steps,
-        };
-        let jobs = self.jobs.unwrap_or_else(demo::cores);
-        privacy::Options { out: self.out.clone(), settings, jobs }
-    }
-}
-
 #[derive(Debug, Args)]
 struct AsArgs {
     /// End when standard input closes.
@@ -265,13 +110,6 @@ impl AsArgs {
 #[derive(Debug, thiserror::Error)]
 #[error("`as` is followed by a program: node, coordinator or audit")]
 struct NoProgram;
-
-fn spacing(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(mm) if (0.2..=20.0).contains(&mm) => Ok(mm),
-        _ => Err("a voxel size is a number from 0.2 to 20".into()),
-    }
-}
 
 /// Runs the command line and returns the exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
@@ -296,12 +134,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
             }
         }
         Verb::Demo(args) => demonstrate(&args, cli.format, &mut io::stdout().lock()),
-        Verb::Bench(BenchCommand::Accuracy(args)) => {
-            tell(accuracy::run(&args.options(), &Progress::on_stderr()), &mut io::stdout().lock())
-        }
-        Verb::Bench(BenchCommand::Privacy(args)) => {
-            tell(privacy::run(&args.options(), &Progress::on_stderr()), &mut io::stdout().lock())
-        }
+        Verb::Bench(command) => bench::run(&command, &mut io::stdout().lock()),
+        Verb::Audit(args) => audit::run(&args, cli.format, &mut io::stdout().lock()),
     }
 }
 
@@ -339,18 +173,10 @@ fn demonstrate(args: &DemoArgs, format: Format, out: &mut dyn Write) -> u8 {
     }
 }
 
-/// Prints the table of a measurement.
-fn tell(measured: Result<String, impl Error + 'static>, out: &mut dyn Write) -> u8 {
-    let told = match measured {
-        Ok(table) => write!(out, "{table}").map_err(|error| Box::new(error) as Box<dyn Error>),
-        Err(error) => Err(error.into()),
-    };
-    match told {
-        Ok(()) => DONE,
-        Err(error) => {
-            complain(&*error);
-            FAILED
-        }
+fn spacing(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(mm) if (0.2..=20.0).contains(&mm) => Ok(mm),
+        _ => Err("a voxel size is a number from 0.2 to 20".into()),
     }
 }
 
@@ -419,6 +245,27 @@ mod tests {
                 program == Program::Audit && args.join(std::ffi::OsStr::new(" ")) == line.split_at(21).1,
                 "{args:?}"
             );
+        }
+    }
+
+    #[test]
+    fn an_audit_has_one_claim_in_range() {
+        let options = |line: &str| {
+            let Verb::Audit(args) = parse(line).expect("understood").verb else { panic!("an audit") };
+            args.options()
+        };
+        let usual = options("semisam-sim audit").expect("in reach");
+        assert!((usual.noise_multiplier - 1.07).abs() < 0.01 && usual.rounds == 1, "{usual:?}");
+        assert_eq!(options("semisam-sim audit --noise-multiplier 2").expect("given").noise_multiplier, 2.0);
+        let four = options("semisam-sim audit --rounds 4").expect("in reach").noise_multiplier;
+        assert!((four / usual.noise_multiplier - 2.0).abs() < 1e-5, "{four}");
+        assert_eq!(options("semisam-sim audit --claim-epsilon 9000").expect("little noise").noise_multiplier, 0.1);
+        for line in ["--claim-epsilon 3 --noise-multiplier 2", "--noise-multiplier 0.01", "--delta 1", "--canaries 5"] {
+            assert!(parse(&format!("semisam-sim audit {line}")).is_err(), "{line}");
+        }
+        for claim in ["0", "-1", "NaN", "1e-9"] {
+            let line = ["semisam-sim", "audit", &format!("--claim-epsilon={claim}")].map(OsString::from);
+            assert_eq!(main(line), USAGE, "{claim}");
         }
     }
 

@@ -72,6 +72,13 @@ pub(crate) fn finish(program: &str, arguments: &[Argument<'_>]) -> Ended {
     finish_command(command)
 }
 
+/// Runs `semisam-sim` itself to its end.
+pub(crate) fn finish_sim(arguments: &[Argument<'_>]) -> Ended {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_semisam-sim"));
+    plain(command.args(arguments));
+    finish_command(command)
+}
+
 /// Runs a command to its end; it reads nothing.
 pub(crate) fn finish_command(mut command: Command) -> Ended {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 use semisam_shared::weights::Weights;
 use tempfile::TempDir;
 
-use crate::running::{finish_command, node};
+use crate::running::{coordinator, finish_command, node};
 
 /// A small plan, of the same form as the sample.
 fn plan(path: &Path) {
@@ -81,6 +81,26 @@ fn a_basis_is_orthonormal_repeatable_and_says_its_clip_norm() {
     fs::write(&plan, text.replace("classes = 2", "classes = 3")).expect("written");
     make(&path("none"), "4", "6").says(1, &["2 classes", "has 3"]);
     assert!(!path("none").exists(), "nothing is written where something is wrong");
+}
+
+/// From the README alone: a shipped name, a basis, and a coordinator that takes both.
+#[test]
+fn what_comes_with_the_program_founds_a_federation() {
+    let folder = TempDir::new().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let (start, basis, plan) = (path("new/initial.safetensors"), path("basis.safetensors"), path("plan.toml"));
+    let told = node!("--format", "json", "student", "export", "--model", "left-atrium-student", "--out", start).done();
+    assert_eq!((&told.json()["base_filters"], &told.json()["classes"]), (&4.into(), &2.into()));
+    let sample = include_str!("../../deploy/plan.toml");
+    fs::write(&plan, sample.replace("local_steps = 16", "local_steps = 1")).expect("written");
+    let [a, b] = ["--directions", "2"];
+    let recipe = ["--recipe", "left-atrium", "--axes", "LPS", "--patients", "3"];
+    let [c, d, e, f, g, h] = recipe;
+    node!("student", "basis", "--plan", plan, "--model", start, a, b, c, d, e, f, g, h, "--out", basis).done();
+    let dir = path("coordinator");
+    coordinator!("init", "--dir", dir, "--plan", plan, "--model", start, "--basis", basis).done();
+    let generalist = "small-generalist";
+    node!("student", "export", "--model", generalist, "--out", path("none")).says(1, &["V-Net"]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `semisam-node student verify`: whether imported weights compute what the published implementation computes;
-//! [`pretrain`], a student that has seen a recipe's anatomy; [`basis`], the directions in which a plan's updates are released.
+//! [`pretrain`], a student that has seen a recipe's anatomy; [`export`], the file that a federation starts from; [`basis`], the
+//! directions in which its updates are released.
 
 use std::{
     io::{self, Write},
@@ -10,9 +11,11 @@ use std::{
 use clap::{Args, Subcommand};
 
 pub mod basis;
+pub mod export;
 pub mod pretrain;
 
 use basis::{BasisArgs, BasisError};
+use export::{ExportArgs, ExportError};
 use pretrain::{PretrainArgs, PretrainError};
 
 use super::{Exit, Format, print, resolve};
@@ -37,6 +40,8 @@ pub enum StudentCommand {
     Verify(VerifyArgs),
     /// Trains a student on endless synthetic anatomy, as a start for real scans.
     Pretrain(PretrainArgs),
+    /// Writes a student as the file that a federation starts from.
+    Export(ExportArgs),
     /// Finds the directions in which a plan's updates are released, from synthetic anatomy alone.
     Basis(BasisArgs),
 }
@@ -73,6 +78,9 @@ pub enum StudentCommandError {
     /// Pre-training.
     #[error(transparent)]
     Pretrain(#[from] PretrainError),
+    /// The export.
+    #[error(transparent)]
+    Export(#[from] ExportError),
     /// The basis.
     #[error(transparent)]
     Basis(#[from] BasisError),
@@ -94,6 +102,7 @@ pub fn run(
     match &args.command {
         StudentCommand::Verify(args) => verify(args, format, out)?,
         StudentCommand::Pretrain(args) => pretrain::run(args, format, out, cancel)?,
+        StudentCommand::Export(args) => export::run(args, format, out)?,
         StudentCommand::Basis(args) => basis::run(args, format, out)?,
     }
     Ok(if cancel.load(Ordering::Relaxed) { Exit::TryAgain } else { Exit::Done })

@@ -249,7 +249,7 @@ fn a_plan_is_judged_before_anybody_trains() {
     assert_eq!((&outlook["policy"]["allowed"], &outlook["noise_to_signal"]["patients"]), (&true.into(), &40.into()));
     assert!((outlook["one_round"]["eps_zcdp"]["add_remove"].as_f64().expect("number") - 1.012_288).abs() < 2e-6);
     let text = run(&["budget", "--dir", &dir, "--plan", &file]).expect("allowed");
-    assert!(text.contains("policy: allowed") && text.contains("NOT WORTH IT"), "{text}");
+    assert!(text.contains("policy: allowed") && text.contains("better start"), "{text}");
     write(&plan(0.9, 8, Unit::Patient));
     let judged = run(&["budget", "--dir", &dir, "--plan", &file]);
     refused(judged, Exit::Refused, &["REFUSED", "`noise_multiplier_min`", "`epsilon_max`"]);

@@ -68,8 +68,23 @@ fn each_threshold_has_its_advice() {
     let good = plan(|_| {});
     assert_eq!(outlook(&good, None, 100, 10).advice, []);
     assert_eq!(outlook(&good, None, 101, 9).advice, []);
-    assert_eq!(weights(&outlook(&good, None, 100, 9)), [Weight::Pointless]);
-    assert_eq!(weights(&outlook(&good, None, 29, 20)), [Weight::Pointless]);
+    // few patients, but little noise: z sqrt(k) / (N sqrt(n T)) = 0.024 and 0.055
+    assert_eq!(weights(&outlook(&good, None, 100, 9)), [Weight::Mind]);
+    assert_eq!(weights(&outlook(&good, None, 29, 20)), [Weight::Mind]);
+    // as measured: 4 hospitals of 10 patients, 4 rounds, 64 directions, epsilon 8 and 3; then twice that noise
+    let few = |z| {
+        plan(move |plan| {
+            (plan.rounds, plan.privacy.noise_multiplier) = (4, number(z));
+            plan.privacy.release = ReleaseSpace::All { coordinates: 64 };
+        })
+    };
+    for (z, in_a_round, of_sizes) in [(1.276, None, Weight::Mind), (2.987, Some(Weight::Mind), Weight::Mind)] {
+        let found = outlook(&few(z), None, 10, 4);
+        assert_eq!(weights(&found), in_a_round.into_iter().chain([of_sizes]).collect::<Vec<_>>());
+        assert!(found.advice.iter().any(|advice| advice.says.contains("better start")), "{:?}", found.advice);
+    }
+    let drowned = outlook(&few(6.0), None, 10, 4);
+    assert_eq!(weights(&drowned), [Weight::Pointless, Weight::Mind]);
     let wide = |coordinates| plan(move |plan| plan.privacy.release = ReleaseSpace::All { coordinates });
     // z sqrt(k) / (N sqrt(n)) = 4 sqrt(k) / 1000.
     assert_eq!(weights(&outlook(&wide(62_000), None, 250, 16)), []);
@@ -125,7 +140,7 @@ fn what_was_spent_before_counts() {
 fn people_read_every_figure_and_no_control_characters() {
     let read = plan(|plan| plan.name = "left\u{1b}[31m atrium".into());
     let strict = Policy { epsilon_max: number(2.0), ..policy() };
-    let text = outlook(&read, Some(&strict), 20, 3).to_string();
+    let text = outlook(&read, Some(&strict), 4, 1).to_string();
     for part in [
         "one round",
         "all 10 rounds",

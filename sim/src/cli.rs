@@ -15,9 +15,11 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use semisam_node::data::recipe::View;
+
 use crate::{
     cli::{audit::AuditArgs, bench::BenchCommand},
-    demo::{self, Options, cohorts::Dealing, progress::Progress},
+    demo::{self, Options, cohorts::Dealing, progress::Progress, start::Anatomy},
     programs::{self, Program},
 };
 
@@ -83,9 +85,26 @@ struct DemoArgs {
     /// How the scans of --data are given to hospitals.
     #[arg(long, value_enum, default_value_t = Dealing::RoundRobin)]
     deal: Dealing,
+    /// Start from a student that knows the anatomy of --data, instead of a weakly trained one: a file, or the name of a shipped
+    /// student.
+    #[arg(long, value_name = "FILE|NAME", requires = "data", requires = "recipe", conflicts_with = "smallest")]
+    init: Option<PathBuf>,
+    /// The page of that anatomy, which the basis is made of: a file, or the name of a shipped recipe.
+    #[arg(long, value_name = "FILE|NAME", requires = "init")]
+    recipe: Option<String>,
+    /// How voxels of the scans are stored, where they do not say so: R or L, A or P, S or I. May be repeated.
+    #[arg(long, value_parser = View::flips, value_name = "RAS", requires = "init")]
+    axes: Vec<[bool; 3]>,
     /// Two hospitals, two rounds, tiny scans: shows that everything works, in half a minute.
     #[arg(long)]
     smallest: bool,
+}
+
+impl DemoArgs {
+    fn anatomy(&self) -> Option<Anatomy> {
+        let (model, recipe) = (self.init.clone()?, self.recipe.clone()?);
+        Some(Anatomy { model, recipe, axes: self.axes.clone() })
+    }
 }
 
 #[derive(Debug, Args)]
@@ -149,6 +168,7 @@ fn demonstrate(args: &DemoArgs, format: Format, out: &mut dyn Write) -> u8 {
         chaos: args.chaos,
         spacing_mm: args.spacing,
         dealing: args.deal,
+        anatomy: args.anatomy(),
         smallest: args.smallest,
     };
     let summary = match demo::run(&options, &Progress::on_stderr()) {
@@ -271,8 +291,15 @@ mod tests {
 
     #[test]
     fn nonsense_is_wrong_usage() {
-        for line in ["semisam-sim dance", "semisam-sim --hospitals 1", "semisam-sim demo --spacing 0", "semisam-sim -x"]
-        {
+        for line in [
+            "semisam-sim dance",
+            "semisam-sim --hospitals 1",
+            "semisam-sim demo --spacing 0",
+            "semisam-sim -x",
+            "semisam-sim demo --init left-atrium-student --recipe left-atrium",
+            "semisam-sim demo --data x --init left-atrium-student",
+            "semisam-sim bench privacy --out x",
+        ] {
             assert!(parse(line).is_err(), "{line}");
         }
         assert_eq!(main(["semisam-sim", "dance"].map(OsString::from)), USAGE);

@@ -22,7 +22,7 @@ pub mod plan;
 pub mod progress;
 mod rounds;
 mod scores;
-mod start;
+pub mod start;
 pub mod summary;
 mod tail;
 mod verdict;
@@ -67,6 +67,8 @@ pub struct Options {
     pub spacing_mm: Option<f64>,
     /// How real scans are given to hospitals.
     pub dealing: Dealing,
+    /// What to start from instead of a weakly trained student.
+    pub anatomy: Option<start::Anatomy>,
     /// As little as shows that everything works.
     pub smallest: bool,
 }
@@ -116,6 +118,7 @@ impl Options {
     fn recipe(&self) -> Recipe {
         let recipe = match (self.smallest, &self.data) {
             (true, _) => Recipe::smallest(),
+            (false, Some(_)) if self.anatomy.is_some() => Recipe::anatomical(),
             (false, Some(_)) => Recipe::real(),
             (false, None) => Recipe::synthetic(),
         };
@@ -183,7 +186,8 @@ fn prepare(options: &Options, progress: &Progress) -> Result<Prepared, DemoError
     };
     progress.say(&format!("{} hospitals in `{}`: {scans}", hospitals.len(), layout.out.display()));
     let device = DeviceChoice::Auto.resolve()?.device;
-    let start = start::make(&recipe, options.seed, device, &layout.consortium(), progress)?;
+    let how = (&recipe, options.anatomy.as_ref(), options.seed);
+    let start = start::make(how, device, &layout.consortium(), progress)?;
     progress.say(&format!("starting model: {}", start.description));
     let executable = std::env::current_exe().map_err(DemoError::Executable)?;
     let launcher = Launcher { executable, threads: (cores() / hospitals.len()).max(1) };
@@ -297,6 +301,7 @@ mod tests {
             chaos: None,
             spacing_mm: None,
             dealing: Dealing::RoundRobin,
+            anatomy: None,
             smallest: false,
         };
         assert_eq!(options.recipe(), Recipe::synthetic());
@@ -305,6 +310,10 @@ mod tests {
         options.smallest = false;
         options.data = Some("la".into());
         assert_eq!((options.recipe().hospitals, options.recipe().spacing_mm), (4, [2.5; 3]));
+        let anatomy = start::Anatomy { model: "start".into(), recipe: "left-atrium".into(), axes: vec![] };
+        options.anatomy = Some(anatomy);
+        assert_eq!((options.recipe().rounds, options.recipe().coordinates), (4, 64));
+        options.anatomy = None;
         (options.hospitals, options.rounds, options.spacing_mm) = (Some(5), Some(7), Some(3.0));
         let recipe = options.recipe();
         assert_eq!((recipe.hospitals, recipe.rounds, recipe.spacing_mm), (5, 7, [3.0; 3]));

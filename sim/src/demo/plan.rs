@@ -166,6 +166,26 @@ impl Recipe {
         }
     }
 
+    /// The same from a student that knows the anatomy: `deploy/plan.toml`, which was measured (BENCHMARKS.md, "Learning under
+    /// noise"), with a basis of fewer synthetic patients.
+    pub fn anatomical() -> Self {
+        let real = Self::real();
+        Self {
+            name: "real scans, from synthetic anatomy",
+            rounds: 4,
+            local_steps: 16,
+            learning_rate: 0.01,
+            consistency_weight: 0.0,
+            pseudo_label_threshold: 0.7,
+            clip_factor: 1.0,
+            coordinates: 64,
+            server_learning_rate: 1.2,
+            server_momentum: 0.0,
+            start: StartRecipe { steps: 0, basis_patients: 128, ..real.start },
+            ..real
+        }
+    }
+
     /// Two hospitals, two rounds, tiny scans: half a minute, to show that everything works.
     pub fn smallest() -> Self {
         let synthetic = Self::synthetic();
@@ -340,7 +360,7 @@ mod tests {
     #[test]
     fn a_default_policy_allows_every_recipe() {
         let single = Recipe { rounds: 1, ..Recipe::synthetic() };
-        for recipe in [Recipe::synthetic(), Recipe::real(), Recipe::smallest(), single] {
+        for recipe in [Recipe::synthetic(), Recipe::real(), Recipe::anatomical(), Recipe::smallest(), single] {
             assert!(spent(recipe.noise_multiplier(), recipe.delta, recipe.rounds) <= recipe.epsilon);
             assert!(recipe.noise_multiplier() >= 1.0, "{}", recipe.name);
             assert!(recipe.epsilon <= 10.0 && recipe.delta <= 1e-5, "{}", recipe.name);

@@ -37,8 +37,9 @@ use semisam_shared::{
 
 use self::{
     federation::{FederationError, Files},
-    runs::{Arm, Of},
+    runs::{Arm, Of, Training},
     scans::{Places, Scans, ScansError},
+    table::Row,
     trainings::{Trainings, TrainingsError, basis},
 };
 use crate::{
@@ -86,10 +87,10 @@ pub struct Settings {
     pub epsilons: Vec<f64>,
     /// Measurements of each kind, with seeds from 1.
     pub seeds: u64,
-    /// Optimiser steps of a hospital that trains alone.
-    pub alone_steps: u64,
-    /// Optimiser steps of a hospital that goes on from the common model; none skips this.
-    pub tune_steps: u64,
+    /// What a hospital does that trains alone.
+    pub alone: Training,
+    /// What a hospital does that goes on from the common model; no step skips this.
+    pub tune: Training,
 }
 
 /// How the basis is made.
@@ -112,8 +113,8 @@ impl Settings {
     }
 
     /// One measurement under these settings.
-    pub fn of(&self, settings: &Digest, labelled: usize, arm: Arm, tuned: bool, seed: u64) -> Of {
-        Of { settings: *settings, hospitals: self.hospitals, labelled, arm, tuned, seed }
+    pub fn of(&self, settings: &Digest, labelled: usize, (arm, training): Row, seed: u64) -> Of {
+        Of { settings: *settings, hospitals: self.hospitals, labelled, arm, training, seed }
     }
 }
 
@@ -225,42 +226,44 @@ impl<'a> Bench<'a> {
     /// Everything about one number of labels and one seed.
     fn measure(&self, labelled: usize, seed: u64, record: &mut Record<Of>) -> Result<(), PrivacyError> {
         let rows = table::rows(self.settings);
-        let of = |(arm, tuned): (Arm, bool)| self.settings.of(&self.digest, labelled, arm, tuned, seed);
+        let of = |row: Row| self.settings.of(&self.digest, labelled, row, seed);
         if rows.iter().all(|row| record.find(&of(*row)).is_some()) {
             return Ok(());
         }
         let spacing = self.plan.scans.spacing_mm[0].get();
         let settings = self.settings;
         let hospitals = settings.scans.deal(&self.places, settings.hospitals, (labelled, seed), spacing)?;
-        for arm in self.settings.arms() {
-            let models = self.places.out.join("models").join(of((arm, false)).to_string());
-            let started = Instant::now();
-            if arm == Arm::Alone {
-                let steps = self.settings.alone_steps;
-                self.keep(of((arm, false)), record, || {
-                    Ok(self.trainings.each(&hospitals, &self.model, (steps, seed))?)
-                })?;
-                continue;
-            }
-            let tuned = of((arm, true));
-            let wanted = self.settings.tune_steps > 0 && record.find(&tuned).is_none();
-            if record.find(&of((arm, false))).is_some() && !wanted {
-                continue;
-            }
-            let model = models.with_extension("safetensors");
-            if !model.exists() {
-                disk::create_folder(&models)?;
-                disk::write(&model, &self.federate(arm, &hospitals, seed, &models)?.to_safetensors()?)?;
-                disk::remove_folder(&models)?;
-            }
-            self.progress.say(&format!("{}: {:.0} s", of((arm, false)), started.elapsed().as_secs_f64()));
-            self.keep(of((arm, false)), record, || Ok(self.trainings.evaluate(&model)?))?;
-            if wanted {
-                let steps = self.settings.tune_steps;
-                self.keep(tuned, record, || Ok(self.trainings.each(&hospitals, &model, (steps, seed))?))?;
-            }
+        for row in rows {
+            let start = match row.0 {
+                Arm::Alone => self.model.clone(),
+                // the one without training of its own comes first and makes it
+                _ if record.find(&of(row)).is_some() => continue,
+                arm => self.common(&of((arm, None)), &hospitals)?,
+            };
+            self.keep(of(row), record, || match row.1 {
+                Some(training) => Ok(self.trainings.each(&hospitals, &start, (training, seed))?),
+                None => Ok(self.trainings.evaluate(&start)?),
+            })?;
         }
         Ok(())
+    }
+
+    /// The common model of a measurement; what an interrupted command had is taken as it is.
+    fn common(&self, of: &Of, hospitals: &[Hospital]) -> Result<PathBuf, PrivacyError> {
+        let folder = self.places.out.join("models").join(format!("{of}-{}", self.digest.short()));
+        let model = folder.with_extension("safetensors");
+        if !model.exists() {
+            let started = Instant::now();
+            if folder.exists() {
+                disk::remove_folder(&folder)?;
+            }
+            disk::create_folder(&folder)?;
+            let common = self.federate(of.arm, hospitals, of.seed, &folder)?;
+            disk::write(&model, &common.to_safetensors()?)?;
+            disk::remove_folder(&folder)?;
+            self.progress.say(&format!("{of}: federated in {:.0} s", started.elapsed().as_secs_f64()));
+        }
+        Ok(model)
     }
 
     /// Measures, unless it is on record, and writes it down.
@@ -323,9 +326,8 @@ fn plan(settings: &Settings, model: &Path, basis: &Path, clip_norm: f64) -> Resu
     Ok(plan)
 }
 
-/// What names scans, plan, files and local training.
+/// What names scans, plan and files.
 fn digest(settings: &Settings, plan: &Plan) -> Result<Digest, PrivacyError> {
     let plan = plan.digest().map_err(FederationError::from)?;
-    let Settings { scans, alone_steps, tune_steps, .. } = settings;
-    Ok(Digest::of(format!("{plan} {scans:?} {alone_steps} {tune_steps}").as_bytes()))
+    Ok(Digest::of(format!("{plan} {:?}", settings.scans).as_bytes()))
 }

@@ -12,7 +12,7 @@ use crate::{
             self,
             runs::{Settings, Start},
         },
-        privacy::{self, scans::Scans},
+        privacy::{self, runs::Training, scans::Scans},
     },
     demo::{self, progress::Progress},
 };
@@ -136,9 +136,15 @@ pub(super) struct PrivacyArgs {
     /// Optimiser steps of a hospital that trains alone.
     #[arg(long, default_value_t = 300, value_name = "N")]
     alone_steps: u64,
+    /// Its first step size.
+    #[arg(long, default_value_t = 0.01, value_name = "RATE")]
+    alone_learning_rate: f64,
     /// Optimiser steps of a hospital that goes on from the common model, for itself; 0 skips this.
-    #[arg(long, default_value_t = 300, value_name = "N")]
+    #[arg(long, default_value_t = 150, value_name = "N")]
     tune_steps: u64,
+    /// Its first step size: with few labels a small one, which forgets less.
+    #[arg(long, default_value_t = 0.01, value_name = "RATE")]
+    tune_learning_rate: f64,
     /// Trainings at once, each on one thread [default: as many as there are processors].
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
@@ -162,8 +168,8 @@ impl PrivacyArgs {
             labelled: self.labelled.clone(),
             epsilons: self.epsilon.clone(),
             seeds: self.seeds,
-            alone_steps: self.alone_steps,
-            tune_steps: self.tune_steps,
+            alone: Training { steps: self.alone_steps, learning_rate: self.alone_learning_rate },
+            tune: Training { steps: self.tune_steps, learning_rate: self.tune_learning_rate },
         };
         let jobs = self.jobs.unwrap_or_else(demo::cores);
         privacy::Options { out: self.out.clone(), settings, jobs }

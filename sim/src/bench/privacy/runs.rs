@@ -27,10 +27,19 @@ impl fmt::Display for Arm {
     }
 }
 
+/// What each hospital does for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Training {
+    /// Optimiser steps.
+    pub steps: u64,
+    /// First step size.
+    pub learning_rate: f64,
+}
+
 /// One measurement.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Of {
-    /// What names plan, model, basis and local training.
+    /// What names scans, plan, model and basis.
     pub settings: Digest,
     /// Hospitals.
     pub hospitals: u32,
@@ -38,15 +47,15 @@ pub struct Of {
     pub labelled: usize,
     /// What they do.
     pub arm: Arm,
-    /// Whether each hospital has trained the common model further, for itself.
-    pub tuned: bool,
+    /// What each hospital does for itself: from the start if it is alone, else from the common model; none is that model.
+    pub training: Option<Training>,
     /// Names dealing and training, never noise.
     pub seed: u64,
 }
 
 impl fmt::Display for Of {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let tuned = if self.tuned { "-tuned" } else { "" };
+        let tuned = if self.training.is_some() && self.arm != Arm::Alone { "-tuned" } else { "" };
         write!(f, "{}{tuned}-{}-labelled-seed{}", self.arm, self.labelled, self.seed)
     }
 }

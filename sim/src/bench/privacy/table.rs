@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::{
     Settings,
-    runs::{Arm, Of},
+    runs::{Arm, Of, Training},
 };
 use crate::bench::record::{Record, spread};
 
@@ -14,10 +14,9 @@ pub fn table(settings: &Settings, digest: &semisam_shared::ids::Digest, record: 
     let columns: String = settings.labelled.iter().map(|labelled| format!(" {labelled} labelled |")).collect();
     let _ = writeln!(text, "| Dice, {} hospitals |{columns}", settings.hospitals);
     let _ = writeln!(text, "|---|{}", "---|".repeat(settings.labelled.len()));
-    for (arm, tuned) in rows(settings) {
+    for row in rows(settings) {
         let cell = |labelled: &usize| {
-            let of = |seed| Of { seed, ..settings.of(digest, *labelled, arm, tuned, seed) };
-            let found = (1..=settings.seeds).filter_map(|seed| record.find(&of(seed)));
+            let found = (1..=settings.seeds).filter_map(|seed| record.find(&settings.of(digest, *labelled, row, seed)));
             let values: Vec<f64> = found.map(|score| score.dice).collect();
             match spread(&values) {
                 Some((mean, deviation)) => format!(" {mean:.3} ± {deviation:.3} |"),
@@ -25,20 +24,24 @@ pub fn table(settings: &Settings, digest: &semisam_shared::ids::Digest, record: 
             }
         };
         let cells: String = settings.labelled.iter().map(cell).collect();
-        let _ = writeln!(text, "| {} |{cells}", words(arm, tuned));
+        let _ = writeln!(text, "| {} |{cells}", words(row));
     }
     text
 }
 
+/// A row: an arm, and what hospitals do for themselves.
+pub type Row = (Arm, Option<Training>);
+
 /// Every arm as it is, then those that have a common model after local training.
-pub fn rows(settings: &Settings) -> Vec<(Arm, bool)> {
+pub fn rows(settings: &Settings) -> Vec<Row> {
     let arms = settings.arms();
-    let tuned = arms.iter().filter(|arm| **arm != Arm::Alone && settings.tune_steps > 0);
-    arms.iter().map(|arm| (*arm, false)).chain(tuned.map(|arm| (*arm, true))).collect()
+    let alone = |arm: &Arm| (*arm == Arm::Alone).then_some(settings.alone);
+    let tuned = arms.iter().filter(|arm| **arm != Arm::Alone && settings.tune.steps > 0);
+    arms.iter().map(|arm| (*arm, alone(arm))).chain(tuned.map(|arm| (*arm, Some(settings.tune)))).collect()
 }
 
-fn words(arm: Arm, tuned: bool) -> String {
-    let after = if tuned { ", then each for itself" } else { "" };
+fn words((arm, training): Row) -> String {
+    let after = if training.is_some() { ", then each for itself" } else { "" };
     match arm {
         Arm::Alone => "each hospital alone".to_owned(),
         Arm::Plain => format!("federation without privacy{after}"),

@@ -7,6 +7,7 @@
 //! | [`rdp`] | sampled Gaussian | proof at the best of 161 orders; up to 14 % above the smallest |
 //! | [`pld`] | sampled Gaussian | the smallest, up to discretisation from above |
 //! | [`gdp`] | Gaussian, full participation | the smallest, in closed form; a check |
+//! | [`fixed_batch`] | Gaussian on fixed batches without replacement, exchanges | RDP alone; no plan here draws such batches |
 //!
 //! None is ever below the truth: discretisation, tails and rounding all go up.
 //!
@@ -36,6 +37,7 @@ impl Adjacency {
     }
 }
 
+pub mod fixed_batch;
 pub mod gdp;
 pub mod pld;
 pub mod rdp;

@@ -8,13 +8,15 @@ use serde::Serialize;
 
 use super::{Failure, Format};
 
+mod fixed_batch;
+
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("given").required(true).args(["sigma", "target_epsilon"]))]
 pub(super) struct Question {
     /// Which noise on which participants.
     #[arg(long, value_enum)]
     mechanism: Mechanism,
-    /// The chance with which a unit takes part in a step.
+    /// The chance with which a unit takes part in a step; for fixed batches, their share of all units.
     #[arg(long, value_name = "Q", default_value_t = 1.0, allow_negative_numbers = true)]
     q: f64,
     /// Standard deviation of the noise divided by the clip norm.
@@ -40,6 +42,9 @@ enum Mechanism {
     Gaussian,
     /// Each unit takes part in each step with chance q.
     PoissonGaussian,
+    /// Each step takes a batch of fixed size, drawn without replacement: RDP of an exchange alone. It costs more than Poisson
+    /// sampling, and no plan of this system does it.
+    SworGaussian,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -55,6 +60,13 @@ impl Relation {
         match self {
             Relation::AddRemove => Adjacency::AddRemove,
             Relation::ReplaceOne => Adjacency::ReplaceOne,
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Relation::AddRemove => "one unit zeroed out",
+            Relation::ReplaceOne => "one unit exchanged for another",
         }
     }
 }
@@ -88,15 +100,21 @@ struct Noise {
 
 pub(super) fn run(question: &Question, format: Format, out: &mut dyn Write) -> Result<u8, Failure> {
     check(question)?;
+    match (question.mechanism, question.sigma, question.target_epsilon) {
+        (Mechanism::SworGaussian, Some(sigma), _) => fixed_batch::cost(question, sigma, format, out)?,
+        (Mechanism::SworGaussian, None, Some(target)) => fixed_batch::noise(question, target, format, out)?,
+        _ => plain(question, format, out)?,
+    }
+    Ok(0)
+}
+
+/// All mechanisms but fixed batches.
+fn plain(question: &Question, format: Format, out: &mut dyn Write) -> Result<(), Failure> {
     let sampled = question.q < 1.0;
     let reason = sampled.then_some(NO_ZCDP);
-    let head = match question.adjacency {
-        Relation::AddRemove => "one unit zeroed out",
-        Relation::ReplaceOne => "one unit exchanged for another",
-    };
-    let refused = |failed: Failed| Failure::Usage(format!("these figures have no answer: {failed}"));
+    let head = question.adjacency.words();
     if let Some(sigma) = question.sigma {
-        let cost = cost(question, sigma, reason).map_err(refused)?;
+        let cost = cost(question, sigma, reason).map_err(no_answer)?;
         match format {
             Format::Json => writeln!(out, "{}", serde_json::to_string(&cost)?)?,
             Format::Text => {
@@ -110,7 +128,7 @@ pub(super) fn run(question: &Question, format: Format, out: &mut dyn Write) -> R
             }
         }
     } else if let Some(target) = question.target_epsilon {
-        let noise = noise(question, target, reason).map_err(refused)?;
+        let noise = noise(question, target, reason).map_err(no_answer)?;
         match format {
             Format::Json => writeln!(out, "{}", serde_json::to_string(&noise)?)?,
             Format::Text => {
@@ -126,7 +144,11 @@ pub(super) fn run(question: &Question, format: Format, out: &mut dyn Write) -> R
             }
         }
     }
-    Ok(0)
+    Ok(())
+}
+
+fn no_answer(failed: Failed) -> Failure {
+    Failure::Usage(format!("these figures have no answer: {failed}"))
 }
 
 /// Refuses what makes no sense, by the name of its option.
@@ -136,6 +158,9 @@ fn check(question: &Question) -> Result<(), Failure> {
         return usage(
             "mechanism `gaussian` has full participation: `--q` must be 1, or ask for `poisson-gaussian`".into(),
         );
+    }
+    if question.mechanism == Mechanism::SworGaussian && question.q >= 1.0 {
+        return usage("a batch of everybody is mechanism `gaussian`: `--q` must be below 1 for `swor-gaussian`".into());
     }
     if question.steps == 0 {
         return usage("`--steps` must be at least 1".into());

@@ -61,6 +61,47 @@ fn zcdp_meets_its_reference_from_above() {
 }
 
 #[test]
+fn fixed_batches_meet_the_reference_table_and_cost_more_than_poisson_sampling() {
+    let mut rows = 0;
+    for line in TABLE.lines().filter(|line| line.starts_with("swor_gaussian,")) {
+        let field: Vec<&str> = line.split(',').collect();
+        let (code, out, words) = ask("swor-gaussian", field[2], field[3], field[4], field[5], relation(field[1]));
+        assert_eq!(code, 0, "{words}");
+        let answer: Value = serde_json::from_str(&out).expect("json");
+        let found = answer["eps_rdp"].as_f64().expect("a number");
+        assert!((found / number(field[6]) - 1.0).abs() < 1e-6, "{line}: {found}");
+        let (poisson, full) = (&answer["poisson_eps_rdp"], &answer["full_participation"]);
+        assert!(poisson.as_f64() < Some(found) && full["eps_rdp"].as_f64() < Some(found), "{out}");
+        assert!((full["sigma"].as_f64().expect("a number") * number(field[2]) / number(field[3]) - 1.0).abs() < 1e-12);
+        for accountant in ["pld", "zcdp"] {
+            assert!(answer[format!("eps_{accountant}")].is_null(), "{out}");
+            assert!(answer[format!("eps_{accountant}_reason")].is_string(), "{out}");
+        }
+        rows += 1;
+    }
+    assert_eq!(rows, 4);
+}
+
+#[test]
+fn fixed_batches_have_no_figure_where_their_number_must_be_hidden() {
+    let rest = "epsilon --mechanism swor-gaussian --q 0.1 --steps 500 --delta 1e-5";
+    let call = |more: &str| call(&format!("{rest} {more}").split_whitespace().collect::<Vec<_>>());
+    for (more, figure) in [("--sigma 4", "eps_rdp"), ("--target-epsilon 8", "sigma_rdp")] {
+        let (code, out, _) = call(&format!("{more} --adjacency add-remove --format json"));
+        let answer: Value = serde_json::from_str(&out).expect("json");
+        assert!(code == 0 && answer[figure].is_null() && answer[format!("{figure}_reason")].is_string(), "{out}");
+        let (code, out, _) = call(&format!("{more} --adjacency add-remove"));
+        assert!(code == 0 && out.contains("RDP   none: ") && out.contains("ask for replace-one"), "{out}");
+    }
+    let (_, out, _) = call("--sigma 4 --adjacency replace-one");
+    for text in ["PLD   none: ", "RDP   13.617  (order 3)", "zCDP  none: ", "no plan of this system", "sigma 40,"] {
+        assert!(out.contains(text), "{out}");
+    }
+    let (_, out, _) = call("--target-epsilon 13.616738 --adjacency replace-one");
+    assert!(out.contains("RDP   4.000\n") && out.contains("PLD   none: "), "{out}");
+}
+
+#[test]
 fn every_mistake_is_usage_and_names_its_option() {
     let good = ("1", "4", "10", "1e-5");
     for (mechanism, q, sigma, steps, delta, option) in [
@@ -68,6 +109,12 @@ fn every_mistake_is_usage_and_names_its_option() {
         ("gaussian", "0", good.1, good.2, good.3, "--q"),
         ("poisson-gaussian", "0", good.1, good.2, good.3, "--q"),
         ("poisson-gaussian", "1.5", good.1, good.2, good.3, "--q"),
+        ("swor-gaussian", "0", good.1, good.2, good.3, "--q"),
+        ("swor-gaussian", good.0, good.1, good.2, good.3, "--q"),
+        ("swor-gaussian", "nan", good.1, good.2, good.3, "--q"),
+        ("swor-gaussian", "0.1", "0", good.2, good.3, "--sigma"),
+        ("swor-gaussian", "0.1", good.1, "0", good.3, "--steps"),
+        ("swor-gaussian", "0.1", good.1, good.2, "1", "--delta"),
         ("gaussian", "nan", good.1, good.2, good.3, "--q"),
         ("gaussian", good.0, "0", good.2, good.3, "--sigma"),
         ("gaussian", good.0, "inf", good.2, good.3, "--sigma"),

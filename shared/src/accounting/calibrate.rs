@@ -53,27 +53,36 @@ pub fn smallest_noise_multiplier(
     sampling: f64,
     adjacency: Adjacency,
 ) -> Result<f64, Failed> {
-    if !(epsilon > 0.0 && epsilon <= 1e9) {
-        return Err(Failed::Epsilon(epsilon));
-    }
     let cost = |of: Accountant, multiplier| of.epsilon(&Releases::new(sampling, multiplier, count)?, delta, adjacency);
     // The cheaper accountant is above, so what is enough for it is enough.
     let cheap = if accountant == Accountant::Pld { Accountant::Rdp } else { accountant };
+    smallest(epsilon, |multiplier| cost(cheap, multiplier), |multiplier| cost(accountant, multiplier))
+}
+
+/// The smallest noise multiplier whose `cost` is at most `epsilon`; `above` is nowhere below `cost`.
+pub(super) fn smallest(
+    epsilon: f64,
+    above: impl Fn(f64) -> Result<f64, Failed>,
+    cost: impl Fn(f64) -> Result<f64, Failed>,
+) -> Result<f64, Failed> {
+    if !(epsilon > 0.0 && epsilon <= 1e9) {
+        return Err(Failed::Epsilon(epsilon));
+    }
     let mut high = 1.0;
-    while cost(cheap, high)? > epsilon {
+    while above(high)? > epsilon {
         if high >= LARGEST_MULTIPLIER {
             return Err(Failed::OutOfReach(epsilon));
         }
         high = (high * 2.0).min(LARGEST_MULTIPLIER);
     }
     let mut low = high / 2.0;
-    while cost(accountant, low)? <= epsilon {
+    while cost(low)? <= epsilon {
         if low <= SMALLEST_MULTIPLIER {
             return Ok(SMALLEST_MULTIPLIER);
         }
         (low, high) = ((low / 2.0).max(SMALLEST_MULTIPLIER), low);
     }
-    between(|multiplier| Ok(cost(accountant, multiplier)? / epsilon), low, high)
+    between(|multiplier| Ok(cost(multiplier)? / epsilon), low, high)
 }
 
 /// Where `cost` falls to 1 between `low`, where it is above, and `high`, where it is not: false position on logarithms

@@ -12,7 +12,7 @@ use super::pair::Pair;
 const QUADRATURE: f64 = 1e-11;
 
 /// By how much, relatively, a closed form is rounded up.
-const CLOSED_FORM: f64 = 1e-12;
+pub(super) const CLOSED_FORM: f64 = 1e-12;
 
 /// Terms below e^-60 of the largest are left out.
 const NEGLIGIBLE: f64 = 60.0;
@@ -45,25 +45,25 @@ pub(super) fn log_moment_of_whole_order(q: f64, sigma: f64, alpha: u32) -> f64 {
 }
 
 /// A positive number with a wide exponent.
-struct Scaled {
+pub(super) struct Scaled {
     mantissa: f64,
     exponent: i64,
 }
 
 impl Scaled {
-    fn power(base: f64, times: u32) -> Self {
+    pub(super) fn power(base: f64, times: u32) -> Self {
         let mut power = Self { mantissa: 1.0, exponent: 0 };
         (0..times).for_each(|_| power.times(base));
         power
     }
 
-    fn times(&mut self, factor: f64) {
+    pub(super) fn times(&mut self, factor: f64) {
         let (mantissa, exponent) = libm::frexp(self.mantissa * factor);
         self.mantissa = mantissa;
         self.exponent += i64::from(exponent);
     }
 
-    fn ln(&self) -> f64 {
+    pub(super) fn ln(&self) -> f64 {
         self.mantissa.ln() + self.exponent as f64 * std::f64::consts::LN_2
     }
 }
@@ -122,17 +122,17 @@ fn log_excess(y: f64, alpha: f64) -> f64 {
 }
 
 /// ln(e^x - 1) for positive `x`.
-fn log_expm1(x: f64) -> f64 {
+pub(super) fn log_expm1(x: f64) -> f64 {
     if x > 1.0 { x + libm::log1p(-libm::exp(-x)) } else { libm::expm1(x).ln() }
 }
 
 /// ln(1 + e^x).
-fn softplus(x: f64) -> f64 {
+pub(super) fn softplus(x: f64) -> f64 {
     if x > 0.0 { x + libm::log1p(libm::exp(-x)) } else { libm::log1p(libm::exp(x)) }
 }
 
 /// ln of the sum of e^term.
-fn log_sum(terms: &[f64]) -> f64 {
+pub(super) fn log_sum(terms: &[f64]) -> f64 {
     let top = terms.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     top + terms.iter().map(|term| libm::exp(term - top)).sum::<f64>().ln()
 }

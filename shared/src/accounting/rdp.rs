@@ -48,18 +48,24 @@ pub fn cost(releases: &Releases, adjacency: Adjacency, order: f64) -> f64 {
 /// If `delta` is not between 0 and 1.
 pub fn epsilon(releases: &[Releases], delta: f64, adjacency: Adjacency) -> Result<Renyi, Failed> {
     check_delta(delta)?;
-    let mut best = Renyi { epsilon: f64::INFINITY, order: f64::INFINITY };
     if releases.iter().all(|some| some.count == 0) {
-        return Ok(Renyi { epsilon: 0.0, ..best });
+        return Ok(Renyi { epsilon: 0.0, order: f64::INFINITY });
     }
+    let cost_of = |some: &Releases, order| some.count as f64 * cost(some, adjacency, order);
+    Ok(best(delta, |order| releases.iter().map(|some| cost_of(some, order)).sum()))
+}
+
+/// The smallest epsilon at `delta` that an order gives, `total` being the Renyi divergence of everything at an order.
+pub(super) fn best(delta: f64, total: impl Fn(f64) -> f64) -> Renyi {
+    let mut best = Renyi { epsilon: f64::INFINITY, order: f64::INFINITY };
     for order in orders() {
-        let total = releases.iter().map(|some| some.count as f64 * cost(some, adjacency, order)).sum::<f64>();
+        let total = total(order);
         let epsilon = if -libm::expm1(-total) < delta * delta { 0.0 } else { convert(total, order, delta) };
         if epsilon < best.epsilon {
             best = Renyi { epsilon, order };
         }
     }
-    Ok(best)
+    best
 }
 
 /// Epsilon at `delta` of a Renyi divergence of `total` at `order`, rounded up and not below 0.

@@ -7,6 +7,10 @@ use super::Grid;
 /// ln of the weighed chance that is left above and below the window.
 const LEFT_OUT: (f64, f64) = (-38.0, -33.0);
 
+/// Exponents that are tried for the ends of the window, in units of that which a Gaussian would want. The small ones, while they
+/// help, are for narrow bulks with rare and large losses.
+const SHARES: [f64; 10] = [1.0, 0.7, 0.4, 0.2, 0.1, 0.05, 0.025, 0.0125, 0.006, 0.003];
+
 /// Where the sum of all losses lies, weighed with exp(lambda loss).
 #[derive(Debug)]
 pub(super) struct Window {
@@ -30,10 +34,13 @@ impl Window {
         let ends = grids.iter().map(|(grid, count)| (grid.ends().0 * count, grid.ends().1 * count));
         let (mut low, mut high) = ends.fold((0.0, 0.0), |sum, ends| (sum.0 + ends.0, sum.1 + ends.1));
         let gaussian = (-2.0 * LEFT_OUT.0 / variance).sqrt();
-        for share in [1.0, 0.7, 0.4, 0.2, 0.1, 0.05] {
-            let s = gaussian * share;
+        for share in SHARES {
+            let (s, before) = (gaussian * share, high - low);
             high = ((total(lambda + s) - LEFT_OUT.0) / s).min(high);
             low = ((LEFT_OUT.1 - total(lambda - s)) / s).max(low);
+            if share < 0.1 && high - low >= before {
+                break;
+            }
         }
         Self { low, high: high.max(low), step: grids[0].0.step, log_moments }
     }

@@ -85,7 +85,7 @@ fn a_consortium_starts_with_the_samples_of_its_files() {
     coordinator!("init", "--dir", dir, "--plan", plan, "--model", model, "--basis", basis).done();
 
     let plan = coordinator!("--format", "json", "plan", "--dir", dir).done().json();
-    assert_eq!((&plan["plan"]["rounds"], &plan["plan"]["privacy"]["release"]["coordinates"]), (&10.into(), &1.into()));
+    assert_eq!((&plan["plan"]["rounds"], &plan["plan"]["privacy"]["release"]["coordinates"]), (&4.into(), &1.into()));
     let epsilon: f64 = match &plan["epsilon"]["add_remove"] {
         value if value.is_string() => value.as_str().and_then(|text| text.parse().ok()).expect("a number"),
         value => value.as_f64().expect("a number"),

@@ -26,6 +26,7 @@ use super::{
     trainer::{Optimiser, Parameters, Step, Trainer},
 };
 use crate::{
+    data::{normalise::normalise, recipe::Recipe},
     device::{Device, TrainBackend, Work},
     model::{VNetConfig, layout},
 };
@@ -83,6 +84,16 @@ pub fn pretrain(
     let scans: Vec<PreparedScan> = (0..settings.scans).into_par_iter().map(synthesise).collect();
     scans.iter().try_for_each(|scan| scan.check(config.classes))?;
     device.run(Warmup { config, settings, start, scans, cancel, each })
+}
+
+/// Volume number `number` of an anatomy, stored in each of its `ways` in turn.
+///
+/// # Panics
+/// If there is no way.
+pub fn anatomical_scan(ways: &[Recipe], seed: u64, number: u64) -> PreparedScan {
+    let (mut image, labels) = ways[number as usize % ways.len()].scan(seed, number);
+    normalise(&mut image);
+    PreparedScan { image, labels: Some(labels) }
 }
 
 /// The deltas that synthetic patients would send, one labelled scan each, numbered from `first`.

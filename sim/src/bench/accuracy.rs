@@ -1,5 +1,6 @@
 //! `semisam-sim bench accuracy`: how good students become with few labels, method by method, on scans that nobody learnt
-//! from (issue: accuracy table). In reading order: [`runs`] (which trainings there are), [`baselines`] (what no training is worth), [`table`] and [`plot`].
+//! from (issue: accuracy table). In reading order: [`runs`] (which trainings there are), [`baselines`] (what no training is
+//! worth), [`table`] and [`plot`].
 //!
 //! Every training is `semisam-node train`, a process of its own, with what the command says and nothing else. What is done is
 //! written down at once, so that the same command goes on where it was stopped. Scores are of the held-out scans, after the

@@ -18,7 +18,6 @@ use std::{
     time::Instant,
 };
 
-use semisam_coordinator::draft::{Draft, DraftError};
 use semisam_node::{
     data::cache::{Cache, CacheError},
     device::Device,
@@ -31,7 +30,7 @@ use semisam_shared::{
     clock,
     decimal::Decimal,
     ids::Digest,
-    plan::Plan,
+    plan::{Plan, ReadPlan, ReadPlanError, ReleaseSpace},
     weights::{Weights, WeightsError},
 };
 
@@ -146,16 +145,17 @@ pub enum PrivacyError {
     #[error(transparent)]
     Weights(#[from] WeightsError),
     /// The plan does not read.
-    #[error("`{}` is no plan (deploy/plan.toml is a sample): {problem}", path.display())]
-    Text {
+    #[error("`{}` cannot be used", path.display())]
+    Plan {
         /// The file.
         path: PathBuf,
         /// Why not.
-        problem: String,
+        #[source]
+        source: ReadPlanError,
     },
-    /// The plan does not fit.
-    #[error(transparent)]
-    Draft(#[from] DraftError),
+    /// What synthetic patients send has no length.
+    #[error("the clip norm of the basis is {0}: make another basis, of more --synthetic-patients")]
+    ClipNorm(f64),
     /// Prepared scans cannot be kept.
     #[error(transparent)]
     Cache(#[from] CacheError),
@@ -204,11 +204,14 @@ impl<'a> Bench<'a> {
         disk::create_folder(&logs)?;
         let model = out.join("initial.safetensors");
         disk::write(&model, &checkpoint::read(&settings.init)?.to_safetensors()?)?;
+        // what is wrong with plan or scans is said before minutes are spent on the basis
+        let mut plan = plan(settings)?;
+        let spacing = plan.scans.spacing_mm[0].get();
+        plan.quorum = settings.hospitals;
+        plan.privacy.expected_patients = settings.scans.prepare(&places, settings.hospitals, spacing)?;
         let launcher = Launcher { executable, threads: 1 };
         let (basis, clip_norm) = basis(settings, &launcher, &model, (&out, options.jobs))?;
-        let mut plan = plan(settings, &model, &basis, clip_norm)?;
-        let spacing = plan.scans.spacing_mm[0].get();
-        plan.privacy.expected_patients = settings.scans.prepare(&places, settings.hospitals, spacing)?;
+        complete(&mut plan, &model, (&basis, clip_norm))?;
         let trainings = Trainings {
             launcher,
             jobs: options.jobs,
@@ -310,20 +313,23 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// The plan with what the files say, and without noise yet.
-fn plan(settings: &Settings, model: &Path, basis: &Path, clip_norm: f64) -> Result<Plan, PrivacyError> {
+/// The plan as people write it.
+fn plan(settings: &Settings) -> Result<Plan, PrivacyError> {
     let text = disk::read_text(&settings.plan)?;
-    let problem = |problem: String| PrivacyError::Text { path: settings.plan.clone(), problem };
-    let draft: Draft = toml::from_str(&text).map_err(|error| problem(error.to_string()))?;
-    let read = |path: &Path| -> Result<(Weights, Digest), PrivacyError> {
-        let bytes = disk::read(path)?;
-        Ok((Weights::from_safetensors(&bytes)?, Digest::of(&bytes)))
-    };
-    let (model, basis) = (read(model)?, read(basis)?);
-    let mut plan = draft.complete((&model.0, model.1), Some((&basis.0, basis.1)))?;
-    plan.quorum = settings.hospitals;
-    plan.privacy.clip_norm = Decimal::new(clip_norm).ok_or_else(|| problem("the clip norm is not finite".into()))?;
-    Ok(plan)
+    let read = ReadPlan::parse(&text, Some(u64::from(settings.basis.directions)));
+    Ok(read.map_err(|source| PrivacyError::Plan { path: settings.plan.clone(), source })?.plan)
+}
+
+/// Writes into `plan` what the files say.
+fn complete(plan: &mut Plan, model: &Path, (basis, clip_norm): (&Path, f64)) -> Result<(), PrivacyError> {
+    let bytes = disk::read(model)?;
+    plan.initial_model = Digest::of(&bytes);
+    plan.student.architecture = Weights::from_safetensors(&bytes)?.architecture();
+    if let ReleaseSpace::Basis { basis: digest, .. } = &mut plan.privacy.release {
+        *digest = Digest::of(&disk::read(basis)?);
+    }
+    plan.privacy.clip_norm = Decimal::new(clip_norm).ok_or(PrivacyError::ClipNorm(clip_norm))?;
+    Ok(())
 }
 
 /// What names scans, plan and files.

@@ -21,7 +21,7 @@ use semisam_node::{
     train::{
         TrainError,
         crops::PreparedScan,
-        pretrain::{Pretraining, pretrain, public_subspace, synthetic_deltas},
+        pretrain::{Pretraining, anatomical_scan, pretrain, public_subspace, synthetic_deltas},
         subspace::{SubspaceError, to_weights},
     },
 };
@@ -143,11 +143,7 @@ fn anatomical((recipe, seed): (&Recipe, u64), anatomy: &Anatomy) -> Result<(Weig
     layout::blank(&recipe.network()).same_architecture(&model)?;
     let [spacing, ..] = recipe.spacing_mm;
     let ways = anatomy::Recipe::open(&anatomy.recipe)?.stored(&anatomy.axes, spacing)?;
-    let volume = move |number: u64| {
-        let (mut image, labels) = ways[number as usize % ways.len()].scan(seed, number);
-        normalise(&mut image);
-        PreparedScan { image, labels: Some(labels) }
-    };
+    let volume = move |number: u64| anatomical_scan(&ways, seed, number);
     let description = format!("`{}`, trained on synthetic anatomy", anatomy.model.display());
     Ok((model, Box::new(volume), description))
 }

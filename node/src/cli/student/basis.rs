@@ -18,10 +18,7 @@ use serde_json::json;
 
 use crate::{
     cli::{Format, print, replacing, resolve},
-    data::{
-        normalise::normalise,
-        recipe::{Recipe, RecipeError, View},
-    },
+    data::recipe::{Recipe, RecipeError, View},
     device::{DeviceChoice, DeviceError},
     model::{
         ModelError, VNetConfig,
@@ -30,9 +27,8 @@ use crate::{
     participant::contribution::{local_training, network},
     train::{
         TrainError,
-        crops::PreparedScan,
         patient::LocalTraining,
-        pretrain::{public_subspace, synthetic_deltas},
+        pretrain::{anatomical_scan, public_subspace, synthetic_deltas},
         subspace::{SubspaceError, to_weights},
     },
 };
@@ -155,11 +151,7 @@ pub fn run(args: &BasisArgs, format: Format, out: &mut dyn Write) -> Result<(), 
     let ways = Recipe::open(&args.recipe)?.stored(&args.axes, spacing)?;
     fits(&ways[0], config)?;
     let model = checkpoint::read(&args.model)?;
-    let volume = |number: u64| {
-        let (mut image, labels) = ways[number as usize % ways.len()].scan(args.seed, number);
-        normalise(&mut image);
-        PreparedScan { image, labels: Some(labels) }
-    };
+    let volume = |number: u64| anatomical_scan(&ways, args.seed, number);
     let settings = supervised(local_training(&plan));
     let numbers = (VOLUMES, u64::from(args.patients));
     let deltas = synthetic_deltas(device, config, &model, &settings, numbers, &volume)?;

@@ -15,10 +15,7 @@ use serde_json::json;
 
 use crate::{
     cli::{Format, print, replacing, resolve, viewing::parse_patch},
-    data::{
-        normalise::normalise,
-        recipe::{Recipe, RecipeError, View},
-    },
+    data::recipe::{Recipe, RecipeError, View},
     device::{DeviceChoice, DeviceError},
     model::{
         ModelError, VNetConfig,
@@ -27,8 +24,10 @@ use crate::{
     },
     train::{
         TrainError,
-        crops::PreparedScan,
-        pretrain::endless::{Endless, Progress, Report, SavedError, train},
+        pretrain::{
+            anatomical_scan,
+            endless::{Endless, Progress, Report, SavedError, train},
+        },
     },
 };
 use semisam_shared::weights::{Weights, WeightsError};
@@ -137,11 +136,7 @@ pub fn run(args: &PretrainArgs, format: Format, out: &mut dyn Write, cancel: &At
     let start = layout::initial(&run.config, args.seed);
     let state_path = args.out.with_extension("state.safetensors");
     let progress = saved(&state_path, &run)?.unwrap_or_else(|| Progress::new(&run, &start));
-    let synthesise = |number: u64| {
-        let (mut image, labels) = ways[number as usize % ways.len()].scan(args.seed, number);
-        normalise(&mut image);
-        PreparedScan { image, labels: Some(labels) }
-    };
+    let synthesise = |number: u64| anatomical_scan(&ways, args.seed, number);
     let mut trouble = None;
     let mut each = |report: &Report<'_>| {
         if report.step.is_multiple_of(REPORT_EVERY) || report.step == run.steps {

@@ -101,8 +101,9 @@ pub fn private(
         books.push((book, own.join("payloads")));
     }
     let basis = Weights::from_safetensors(&disk::read(files.basis)?)?;
-    let projection = Projection::new(&plan.privacy.release, &first_model(files)?, Some(basis))?;
-    let mut now = Folded { model: first_model(files)?, momentum: no_momentum(projection.coordinates())? };
+    let first = first_model(files)?;
+    let projection = Projection::new(&plan.privacy.release, &first, Some(basis))?;
+    let mut now = Folded { model: first, momentum: no_momentum(projection.coordinates())? };
     let model = folder.join("model.safetensors");
     for round in (1..=plan.rounds).map(RoundNumber) {
         let query = ask(plan, round, &now.model, &model)?;

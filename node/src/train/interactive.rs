@@ -27,7 +27,7 @@ pub use state::{State, StateError};
 
 use self::{
     example::Example,
-    gradient::{Answered, ExampleLosses},
+    gradient::{ExampleLosses, gradient},
 };
 use super::{
     crops::{Crop, PreparedScan},
@@ -204,14 +204,14 @@ fn step<B: TrainBackend>(
 ) -> Result<(Vec<ExampleLosses>, Vec<f32>), InteractiveError> {
     let run = stream.run;
     let examples = (0..run.batch).map(|of| stream.example(step * run.batch + of)).collect::<Result<Vec<_>, _>>()?;
-    let answer = |number: usize, example: Example| {
+    let of_example = |number: usize, example: Example| {
         let mut random = generator(run.seed, "interaction", &[step, number as u64]);
-        Answered::<B>::new(network, &example, &mut random, device)
+        gradient::<B>(network, &example, &mut random, device)
     };
-    let answered = parallel::map(examples, answer).into_iter().collect::<Result<Vec<_>, _>>()?;
-    let losses = answered.iter().map(|answered| answered.losses).collect();
-    let mut sum = Vec::new();
-    for gradient in parallel::map(answered, |_, answered| answered.gradient()) {
+    let (mut losses, mut sum) = (Vec::new(), Vec::new());
+    for found in parallel::map(examples, of_example) {
+        let (of_example, gradient) = found?;
+        losses.push(of_example);
         sum.resize(gradient.len(), 0.0);
         sum.iter_mut().zip(gradient).for_each(|(sum, value)| *sum += value / run.batch as f32);
     }

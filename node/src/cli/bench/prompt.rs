@@ -21,7 +21,7 @@ use crate::{
         interactive::{
             InteractiveError,
             example::Example,
-            gradient::{Answered, on_device},
+            gradient::{gradient, on_device},
         },
         normal,
     },
@@ -93,7 +93,7 @@ impl Work for Asking<'_> {
         })?;
         let example = Example { image, shape: *patch, others: vec![false; object.len()], object };
         let learn = Times::measure(warm_up, repeats, || {
-            drop(Answered::<B>::new(&network, &example, &mut random, device)?.gradient());
+            gradient::<B>(&network, &example, &mut random, device)?;
             Ok::<(), InteractiveError>(())
         })?;
         Ok((memory.peaked(), BTreeMap::from([("embed", embed), ("decode", decode), ("example", learn)])))

@@ -160,9 +160,13 @@ impl<B: ConvBackend> Recording<B> {
             OpsKind::Tracked(mut step) => {
                 // the gradient does not read the bias
                 let state = tracked[..N - 1].iter().map(|tensor| step.checkpoint(tensor)).collect();
-                drop(tracked);
+                // Values need not be held meanwhile, but nodes must: until the step is recorded, one that no tensor stands for is
+                // swept away by any other thread that ends a backward pass, and its gradient with it.
+                let named: Vec<Arc<NodeId>> = tracked.into_iter().map(|tensor| tensor.rc).collect();
                 let (values, moments) = compute();
-                (step.finish(state, values), moments)
+                let result = step.finish(state, values);
+                drop(named);
+                (result, moments)
             }
             OpsKind::UnTracked(step) => {
                 let (values, moments) = compute();

@@ -112,3 +112,36 @@ fn gathered_moments_change_nothing() {
     };
     assert_eq!(next(raw), next(unknown));
 }
+
+/// Nodes that no tensor stood for while a convolution was computed were swept away by threads that ended a backward pass,
+/// and a weight that is used twice lost half of its gradient.
+#[test]
+fn gradients_are_whole_while_another_thread_ends_backward_passes() {
+    let device = Default::default();
+    let gradient = || {
+        let vector = |count: usize| Tensor::<Tracked, 1>::full([count], 0.1, &device).require_grad();
+        let (weight, norm, bias) = (vector(4 * 4 * 27), [vector(4), vector(4)], vector(4));
+        let layer = |image| {
+            let raw = convolve(image, weight.clone().reshape([4, 4, 3, 3, 3]), bias.clone(), Sampling::Same);
+            Image::normalised(raw, norm[0].clone(), norm[1].clone(), 2)
+        };
+        let first = layer(Image::plain(Tensor::full([1, 4, 8, 8, 8], 0.3, &device)));
+        let last = layer(layer(first.clone()).plus(first));
+        let out = convolve(last, weight.clone().reshape([4, 4, 3, 3, 3]), bias.clone(), Sampling::Same).values;
+        let gradients = (out.clone() * out).sum().backward();
+        values(weight.grad(&gradients).expect("a weight that was used"))
+    };
+    let (expected, over) = (gradient(), std::sync::atomic::AtomicBool::new(false));
+    let found: Vec<_> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                let leaf = Tensor::<Tracked, 1>::ones([1], &device).require_grad();
+                drop((leaf.clone() * leaf).backward());
+            }
+        });
+        let found = (0..100).map(|_| gradient()).collect();
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        found
+    });
+    assert!(found.iter().all(|found| *found == expected), "a gradient is not whole");
+}

@@ -37,52 +37,36 @@ pub struct ExampleLosses {
     pub last: MaskLosses,
 }
 
-/// An example that has been answered, and of which the gradient is still to be taken.
+/// Losses of what the network `plain` answers about an example, and the gradient of the mean of both answers' losses, in the
+/// flat order of the weights. All that is drawn comes from `random`.
 ///
-/// The two are apart so that a step answers all examples before it takes the first gradient, as a student's does: where one
-/// example's graph was still growing while another's was walked back, runs of the same seed were seen to part.
-pub struct Answered<B: TrainBackend> {
-    network: PromptUNet<B>,
-    /// The derivative of this sum with respect to the maps is exactly the slopes of the losses.
-    sum: Tensor<B, 1>,
-    /// Of its answers.
-    pub losses: ExampleLosses,
-}
-
-impl<B: TrainBackend> Answered<B> {
-    /// Answers prompts about an example with the network `plain`. All that is drawn comes from `random`.
-    ///
-    /// # Errors
-    /// If example and network do not fit.
-    pub fn new(
-        plain: &PromptUNet<B::InnerBackend>,
-        example: &Example,
-        random: &mut ChaCha8Rng,
-        device: &B::Device,
-    ) -> Result<Self, InteractiveError> {
-        let network = PromptUNet::<B>::tracked(plain);
-        let features = network.embed(on_device(example.image.clone(), 1, example.shape, device))?;
-        let voxels = example.object.len();
-        let mut prompts = example.first_prompts(random);
-        let (first, mut values) = answer(&network, &features, &prompts, device)?;
-        let (first_losses, first_slope) = mask_losses(&values, &example.object, 0.5);
-        let frozen = features.inner();
-        for _ in 0..random.random_range(0..=BETWEEN) {
-            correct(example, &mut prompts, &values[..voxels], random);
-            values = answer(plain, &frozen, &prompts, device)?.1;
-        }
+/// # Errors
+/// If example and network do not fit.
+pub fn gradient<B: TrainBackend>(
+    plain: &PromptUNet<B::InnerBackend>,
+    example: &Example,
+    random: &mut ChaCha8Rng,
+    device: &B::Device,
+) -> Result<(ExampleLosses, Vec<f32>), InteractiveError> {
+    let network = PromptUNet::<B>::tracked(plain);
+    let features = network.embed(on_device(example.image.clone(), 1, example.shape, device))?;
+    let voxels = example.object.len();
+    let mut prompts = example.first_prompts(random);
+    let (first, mut values) = answer(&network, &features, &prompts, device)?;
+    let (first_losses, first_slope) = mask_losses(&values, &example.object, 0.5);
+    let frozen = features.inner();
+    for _ in 0..random.random_range(0..=BETWEEN) {
         correct(example, &mut prompts, &values[..voxels], random);
-        let (last, values) = answer(&network, &features, &prompts, device)?;
-        let (last_losses, last_slope) = mask_losses(&values, &example.object, 0.5);
-        let slope = |slope: Vec<f32>| on_device::<B>(slope, MAPS, example.shape, device);
-        let sum = (first * slope(first_slope)).sum() + (last * slope(last_slope)).sum();
-        Ok(Self { network, sum, losses: ExampleLosses { first: first_losses, last: last_losses } })
+        values = answer(plain, &frozen, &prompts, device)?.1;
     }
-
-    /// The gradient of the mean of both answers' losses, in the flat order of the weights.
-    pub fn gradient(self) -> Vec<f32> {
-        self.network.gradient(self.sum.backward())
-    }
+    correct(example, &mut prompts, &values[..voxels], random);
+    let (last, values) = answer(&network, &features, &prompts, device)?;
+    let (last_losses, last_slope) = mask_losses(&values, &example.object, 0.5);
+    // the derivative of this sum with respect to the maps is exactly the slopes of the losses
+    let slope = |slope: Vec<f32>| on_device::<B>(slope, MAPS, example.shape, device);
+    let sum = (first * slope(first_slope)).sum() + (last * slope(last_slope)).sum();
+    let losses = ExampleLosses { first: first_losses, last: last_losses };
+    Ok((losses, network.gradient(sum.backward())))
 }
 
 /// Adds clicks where the answer is wrong, and feeds its mask back.

@@ -40,6 +40,21 @@ fn go(run: &InteractiveRun, state: State, stop: u64) -> (State, Vec<ExampleLosse
 }
 
 #[test]
+fn an_interrupted_run_ends_in_the_same_bits_whatever_the_threads() {
+    // the interruption is in the middle of a pool
+    let run = run(7);
+    let (whole, losses) = go(&run, State::new(&run), 7);
+    let (half, first) = go(&run, State::new(&run), 4);
+    assert_eq!(half.step, 4);
+    let saved = State::from_bytes(&half.to_bytes().expect("bytes"), &run).expect("its own settings");
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
+    let (rest, last) = pool.install(|| go(&run, saved, 7));
+    assert_eq!([first, last].concat(), losses);
+    assert!(rest == whole);
+    assert!(whole.result(&run).iter().all(|(_, tensor)| tensor.values.iter().all(|value| value.is_finite())));
+}
+
+#[test]
 fn a_network_learns_to_follow_prompts() {
     let run = run(60);
     let (state, losses) = go(&run, State::new(&run), 60);

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     cli::sam::{GeneralistArgs, SamCommand, evaluate::EvaluateArgs, refine::RefineArgs, run as run_sam},
     data::synth::{Style, SynthSpec, write_cohort},
-    model::{VNetConfig, checkpoint, layout},
+    model::{VNetConfig, layout},
 };
 
 fn args(out: &Path, steps: u64, minutes: Option<f64>) -> PretrainArgs {
@@ -46,10 +46,8 @@ fn a_run_in_many_sittings_gives_the_same_file_and_it_can_be_used() {
         let last = pretrain(&pieces, Some(1e-7));
         assert_eq!(last["card"]["steps"], serde_json::json!([done, 3]));
     }
-    // to the last bit only where nothing else trains in the process: `tests/interactive.rs` is alone in its own
-    let flat = |path: &Path| checkpoint::read(path).expect("its own file").to_flat();
-    let (one, many) = (flat(&whole), flat(&pieces));
-    assert!(one.len() == many.len() && one.iter().zip(&many).all(|(a, b)| (a - b).abs() <= 1e-3 * (1.0 + a.abs())));
+    let bytes = |path: &Path| std::fs::read(path).expect("its own file");
+    assert!(bytes(&whole) == bytes(&pieces));
     let style = Style::from_seed(1);
     let spec =
         SynthSpec { style, shape: [20, 18, 16], spacing_mm: [4.0; 3], patients: 2, labelled_patients: 1, seed: 1 };

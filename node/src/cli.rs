@@ -42,7 +42,7 @@ pub mod train;
 mod viewing;
 
 pub use outcome::{Exit, Failure};
-pub use viewing::{Viewing, print, resolve};
+pub use viewing::{Viewing, parse_patch, print, resolve};
 
 /// A hospital's node: trains on scans that never leave, and releases clipped, noised, paid-for updates only.
 #[derive(Debug, Parser)]

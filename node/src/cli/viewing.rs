@@ -37,7 +37,7 @@ pub fn resolve(choice: DeviceChoice) -> Result<Device, DeviceError> {
 ///
 /// # Errors
 /// Says what is wrong, for clap.
-pub(super) fn parse_patch(text: &str) -> Result<[usize; 3], String> {
+pub fn parse_patch(text: &str) -> Result<[usize; 3], String> {
     let sides: Vec<usize> = text.split([',', 'x']).filter_map(|side| side.trim().parse().ok()).collect();
     match <[usize; 3]>::try_from(sides) {
         Ok(sides) if sides.iter().all(|side| *side > 0 && side.is_multiple_of(16)) => Ok(sides),

@@ -1,12 +1,13 @@
 //! SemiSAM-O1: pseudo-labels of whole scans, made offline between rounds of training from scratch (arXiv 2604.24109;
 //! spec/semisam.md, section 7.1).
 //!
-//! The first ones are drawn by prototypes of labelled scans in a generalist's embeddings. The next ones are what the last
-//! student thinks; the tenth of the scans that it doubts most get a vote of the five most similar scans that it is sure of.
+//! The first ones are drawn by prototypes of labelled scans in a generalist's embeddings, unless the student that rounds start
+//! from draws the labelled scans better. The next ones are what the last student thinks; the tenth of the scans that it
+//! doubts most get a vote of the five most similar scans that it is sure of.
 //! Prototypes and votes cross patients: this is for a hospital's own training, never for a federation. Nothing is chosen by
 //! validation, so that no label is spent on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use semisam_shared::{ids::Digest, weights::Weights};
 use serde::{Deserialize, Serialize};
@@ -22,7 +23,8 @@ use super::{
 use crate::{
     data::{
         grid::Grid,
-        volume::{LabelMap, Volume},
+        metrics::dice,
+        volume::{Image, LabelMap, Volume},
     },
     device::Device,
     generalist::{
@@ -70,26 +72,30 @@ impl PseudoLabels {
         Digest(hash.finalize().into())
     }
 
-    /// Drawn by the prototypes of the labelled scans.
+    /// Drawn by whoever draws the labelled scans better: their own prototypes, or `start`, the student that every round begins
+    /// with. Prototypes draw blocks of a generalist's cells; a start that was pre-trained on the anatomy knows better.
     ///
     /// # Errors
-    /// If a scan cannot be had, or no labelled scan shows an object.
-    pub fn first(scans: &ScanSet, shown: &Shown, classes: usize) -> Result<Self, TrainError> {
-        let labelled = scans.positions(true).into_iter().map(|scan| scans.get(scan)).collect::<Result<Vec<_>, _>>()?;
-        let pairs: Vec<(&Seen, &LabelMap)> = scans
-            .positions(true)
-            .iter()
-            .zip(&labelled)
-            .filter_map(|(position, scan)| Some((&shown.0[position], scan.labels.as_ref()?)))
-            .collect();
-        let prototypes = Prototypes::of(&pairs, classes).map_err(GeneralistError::from)?;
-        if !prototypes.any() {
-            return Err(TrainError::NoScans("no labelled scan shows an object large enough to make a prototype of"));
-        }
-        let draw = |scan: usize| {
+    /// If a scan cannot be had, does not fit the student, or no labelled scan shows an object.
+    pub fn first(
+        device: Device,
+        run: &LocalRun,
+        start: &Weights,
+        scans: &ScanSet,
+        shown: &Shown,
+    ) -> Result<Self, TrainError> {
+        let prototypes = prototypes(scans, shown, run.config.classes)?;
+        let by_prototypes = |scan: usize| {
             let grid = Grid::from(&scans.get(scan)?.image);
-            Ok((scan, shown.0[&scan].draw(&prototypes, &grid)))
+            Ok::<_, TrainError>(shown.0[&scan].draw(&prototypes, &grid))
         };
+        let by_start = |scan: usize| Ok(opinion(device, run, start, &scans.get(scan)?.image)?.0);
+        let known = [agreement(scans, &by_prototypes)?, agreement(scans, &by_start)?];
+        tracing::info!("Dice on the labelled scans: {:.3} by prototypes, {:.3} by the start", known[0], known[1]);
+        if known[1] > known[0] {
+            return Self::next(device, run, start, scans, shown);
+        }
+        let draw = |scan: usize| Ok((scan, by_prototypes(scan)?));
         Ok(Self(scans.positions(false).into_iter().map(draw).collect::<Result<_, TrainError>>()?))
     }
 
@@ -104,12 +110,7 @@ impl PseudoLabels {
         scans: &ScanSet,
         shown: &Shown,
     ) -> Result<Self, TrainError> {
-        let windows = Windows::half_overlapping(run.patch);
-        let of_scan = |scan: usize| {
-            let image = &scans.get(scan)?.image;
-            let softmax = class_probabilities(device, run.config, student, image, windows)?;
-            Ok((scan, (likeliest(&softmax, image), doubt(&softmax, run.config.classes))))
-        };
+        let of_scan = |scan: usize| Ok((scan, opinion(device, run, student, &scans.get(scan)?.image)?));
         let found = scans.positions(false).into_iter().map(of_scan).collect::<Result<BTreeMap<_, _>, TrainError>>()?;
         let limit = quantile(found.values().map(|(_, doubt)| *doubt).collect(), CERTAIN);
         let gists: BTreeMap<usize, Vec<f32>> = found.keys().map(|scan| (*scan, shown.0[scan].gist())).collect();
@@ -145,6 +146,42 @@ impl Shown {
         };
         Ok(Self((0..scans.len()).map(show).collect::<Result<_, TrainError>>()?))
     }
+}
+
+/// The prototypes of the labelled scans.
+fn prototypes(scans: &ScanSet, shown: &Shown, classes: usize) -> Result<Prototypes, TrainError> {
+    let positions = scans.positions(true);
+    let labelled = positions.iter().map(|scan| scans.get(*scan)).collect::<Result<Vec<_>, _>>()?;
+    let pairs: Vec<(&Seen, &LabelMap)> = positions
+        .iter()
+        .zip(&labelled)
+        .filter_map(|(position, scan)| Some((&shown.0[position], scan.labels.as_ref()?)))
+        .collect();
+    let prototypes = Prototypes::of(&pairs, classes).map_err(GeneralistError::from)?;
+    if !prototypes.any() {
+        return Err(TrainError::NoScans("no labelled scan shows an object large enough to make a prototype of"));
+    }
+    Ok(prototypes)
+}
+
+/// What a student thinks of a scan, and how much it doubts that.
+fn opinion(device: Device, run: &LocalRun, student: &Weights, image: &Image) -> Result<(LabelMap, f64), TrainError> {
+    let softmax = class_probabilities(device, run.config, student, image, Windows::half_overlapping(run.patch))?;
+    Ok((likeliest(&softmax, image), doubt(&softmax, run.config.classes)))
+}
+
+/// The mean Dice of what is drawn on the labelled scans, over the classes that each of them shows.
+fn agreement(scans: &ScanSet, draw: &dyn Fn(usize) -> Result<LabelMap, TrainError>) -> Result<f64, TrainError> {
+    let mut found = Vec::new();
+    for scan in scans.positions(true) {
+        let (drawn, scan) = (draw(scan)?, scans.get(scan)?);
+        let Some(truth) = &scan.labels else { continue };
+        let of =
+            |map: &LabelMap, class: u8| map.values.iter().map(|found| u8::from(*found == class)).collect::<Vec<_>>();
+        let classes: BTreeSet<u8> = truth.values.iter().copied().filter(|class| *class != 0).collect();
+        found.extend(classes.into_iter().map(|class| dice(&of(&drawn, class), &of(truth, class))));
+    }
+    Ok(found.iter().sum::<f64>() / found.len().max(1) as f64)
 }
 
 /// The mean entropy over the voxels of a softmax [classes, voxels], in nats.

@@ -3,7 +3,7 @@
 use std::{error::Error, io::Write, path::PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
-use semisam_node::train::local::Method;
+use semisam_node::{cli::parse_patch, train::local::Method};
 
 use super::{DONE, FAILED, complain, spacing};
 use crate::{
@@ -55,6 +55,9 @@ pub(super) struct AccuracyArgs {
     /// Voxel size, in millimetres.
     #[arg(long, default_value_t = 2.5, value_name = "MM", value_parser = spacing)]
     spacing: f64,
+    /// Sides of a training crop in voxels, multiples of 16; also of the windows of evaluation.
+    #[arg(long, default_value = "64,48,32", value_name = "X,Y,Z", value_parser = parse_patch)]
+    patch: [usize; 3],
     /// Optimiser steps from a warm start, and from random weights.
     #[arg(long, num_args = 2, value_names = ["WARM", "SCRATCH"], default_values_t = [300, 600])]
     steps: Vec<u64>,
@@ -83,6 +86,7 @@ impl AccuracyArgs {
             steps: [self.steps[0], self.steps[1]],
             learning_rate: [self.learning_rate[0], self.learning_rate[1]],
             consistency_weight: self.consistency_weight,
+            patch: self.patch,
             init: self.init.clone(),
             generalist: self.generalist.clone(),
             drawn: self.draw,

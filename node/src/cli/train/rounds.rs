@@ -33,7 +33,7 @@ pub(super) fn rounds(
     let progress = Progress::new("embedding scans", course.scans.len());
     let shown = Shown::to(generalist, course.scans, store, &|| progress.step())?;
     drop(progress);
-    let mut pseudo_labels = PseudoLabels::first(course.scans, &shown, plain.config.classes)?;
+    let mut pseudo_labels = PseudoLabels::first(course.device, plain, start, course.scans, &shown)?;
     let mut number = 1;
     loop {
         let round = Some(Round { number, labels: pseudo_labels.digest() });

@@ -56,17 +56,21 @@ fn a_student_learns_from_one_label_and_prototypes() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/sam_med3d/sam_med3d_tiny.pth");
     let generalist = Generalist::open(file.as_ref(), Device::Cpu).expect("a fixture");
     let shown = Shown::to(&generalist, &scans, &Store::default(), &|| {}).expect("they can be shown");
-    let first = PseudoLabels::first(&scans, &shown, 2).expect("an object");
-    assert_eq!(first.0.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
-    assert_eq!(first, PseudoLabels::first(&scans, &shown, 2).expect("an object"));
-    assert!(first.0.values().all(|labels| labels.values.contains(&0) && labels.values.contains(&1)));
-
     let config = VNetConfig::binary(2);
+    let (plain, start) = (LocalRun::new(config, Method::SemisamO1, [32; 3], 12, 3), layout::initial(&config, 1));
+    let first = || PseudoLabels::first(Device::Cpu, &plain, &start, &scans, &shown).expect("an object");
+    assert_eq!(first(), first());
+    let first = first();
+    assert_eq!(first.0.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(first.0.values().all(|labels| labels.values.contains(&0) && labels.values.contains(&1)));
+    let knows_nothing = PseudoLabels::next(Device::Cpu, &plain, &start, &scans, &shown).expect("they fit");
+    assert_ne!(first, knows_nothing, "prototypes draw better than random weights");
+
     let train = |labels: &PseudoLabels, number: u64| {
         let round = Some(Round { number, labels: labels.digest() });
-        let run = LocalRun { round, learning_rate: 0.05, ..LocalRun::new(config, Method::SemisamO1, [32; 3], 12, 3) };
+        let run = LocalRun { round, learning_rate: 0.05, ..plain.clone() };
         let aid = Aid { pseudo_labels: labels, ..Aid::default() };
-        let state = State::new(&run, &layout::initial(&config, 1));
+        let state = State::new(&run, &start);
         let mut losses = Vec::new();
         let state = train_guided(Device::Cpu, &run, state, &scans, aid, &AtomicBool::new(false), &mut |report| {
             losses.push(report.losses());
@@ -78,7 +82,20 @@ fn a_student_learns_from_one_label_and_prototypes() {
     let next = PseudoLabels::next(Device::Cpu, &run, &student, &scans, &shown).expect("they fit");
     assert_eq!(next.0.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
     assert_ne!((next.digest(), &next), (first.digest(), &first));
-    assert!(train(&next, 2).0 != student);
+    let (last, run) = train(&next, 2);
+    assert!(last != student);
+    // whoever starts from a student that draws better than prototypes begins with what it thinks
+    let draws = |student: &Weights| {
+        agreement(&scans, &|scan| Ok(opinion(Device::Cpu, &run, student, &scans.get(scan)?.image)?.0))
+    };
+    let by_prototypes = |scan: usize| {
+        let prototypes = prototypes(&scans, &shown, 2)?;
+        Ok(shown.0[&scan].draw(&prototypes, &Grid::from(&scans.get(scan)?.image)))
+    };
+    let (of_last, of_prototypes) = (draws(&last).expect("they fit"), agreement(&scans, &by_prototypes).expect("drawn"));
+    let begun = PseudoLabels::first(Device::Cpu, &run, &last, &scans, &shown).expect("they fit");
+    let thought = PseudoLabels::next(Device::Cpu, &run, &last, &scans, &shown).expect("they fit");
+    assert!(of_last > of_prototypes && begun == thought, "{of_last} {of_prototypes}");
 }
 
 #[test]
@@ -89,5 +106,5 @@ fn without_an_object_there_is_no_prototype() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/sam_med3d/sam_med3d_tiny.pth");
     let generalist = Generalist::open(file.as_ref(), Device::Cpu).expect("a fixture");
     let shown = Shown::to(&generalist, &scans, &Store::default(), &|| {}).expect("they can be shown");
-    assert!(PseudoLabels::first(&scans, &shown, 2).expect_err("nothing").to_string().contains("prototype"));
+    assert!(prototypes(&scans, &shown, 2).expect_err("nothing").to_string().contains("prototype"));
 }

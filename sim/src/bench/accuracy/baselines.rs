@@ -5,6 +5,8 @@
 //! least half of them cover is the prediction. Where scans are cut-outs around the object it is the yardstick that any
 //! network must beat, because the cut alone tells where the object lies.
 
+use std::ffi::OsStr;
+
 use semisam_node::data::{
     folder::{Cohort, FolderError},
     metrics::{MetricsError, score},
@@ -15,7 +17,7 @@ use serde_json::Value;
 
 use super::{
     Places,
-    runs::{Of, Settings},
+    runs::{Of, Settings, sides},
 };
 use crate::{
     bench::record::{Record, RecordError, Score, last_line, spread},
@@ -65,29 +67,22 @@ pub(super) fn measure(
             record.add(Of::baseline(&name, spacing), score, None)?;
         }
     }
-    let (log, test, millimetres) = (places.logs.join("baselines.log"), &places.test, spacing.to_string());
-    let node = |args: &[&dyn AsRef<std::ffi::OsStr>]| Invocation::new("a comparison", Program::Node, &log, args);
+    let (log, test) = (places.logs.join("baselines.log"), &places.test);
+    let (millimetres, patch) = (spacing.to_string(), sides(settings.patch));
+    let node = |args: &[&dyn AsRef<OsStr>]| {
+        let common: [&dyn AsRef<OsStr>; 4] = [&"--data", test, &"--format", &"json"];
+        Invocation::new("a comparison", Program::Node, &log, &[args, &common].concat())
+    };
+    let windows: [&dyn AsRef<OsStr>; 4] = [&"--spacing", &millimetres, &"--patch", &patch];
     if let Some(init) = settings.init.as_ref().filter(|_| record.find(&Of::baseline(ZERO_SHOT, spacing)).is_none()) {
-        let invocation =
-            node(&[&"evaluate", &"--model", init, &"--data", test, &"--spacing", &millimetres, &"--format", &"json"]);
+        let invocation = node(&[&[&"evaluate" as &dyn AsRef<OsStr>, &"--model", init], &windows[..]].concat());
         let score = Score::of_last_line(&launcher.succeed(&invocation)?, &invocation.command())?;
         record.add(Of::baseline(ZERO_SHOT, spacing), score, None)?;
     }
     let Some(generalist) = &settings.generalist else { return Ok(()) };
     if record.find(&Of::baseline(&clicks(CLICKS[0]), spacing)).is_none() {
         let wanted = CLICKS.map(|clicks| clicks.to_string()).join(",");
-        let invocation = node(&[
-            &"sam",
-            &"evaluate",
-            &"--checkpoint",
-            generalist,
-            &"--data",
-            test,
-            &"--clicks",
-            &wanted,
-            &"--format",
-            &"json",
-        ]);
+        let invocation = node(&[&"sam", &"evaluate", &"--checkpoint", generalist, &"--clicks", &wanted]);
         let dice = last_line(&launcher.succeed(&invocation)?, &invocation.command())?;
         for count in CLICKS {
             let score = overlap(&dice, &["dice", &count.to_string()], &invocation)?;
@@ -95,20 +90,8 @@ pub(super) fn measure(
         }
     }
     if let Some(init) = settings.init.as_ref().filter(|_| record.find(&Of::baseline(REFINED, spacing)).is_none()) {
-        let invocation = node(&[
-            &"sam",
-            &"refine",
-            &"--checkpoint",
-            generalist,
-            &"--student",
-            init,
-            &"--data",
-            test,
-            &"--spacing",
-            &millimetres,
-            &"--format",
-            &"json",
-        ]);
+        let refine: [&dyn AsRef<OsStr>; 6] = [&"sam", &"refine", &"--checkpoint", generalist, &"--student", init];
+        let invocation = node(&[&refine, &windows[..]].concat());
         let found = last_line(&launcher.succeed(&invocation)?, &invocation.command())?;
         record.add(Of::baseline(REFINED, spacing), overlap(&found, &["generalist", "mask"], &invocation)?, None)?;
     }

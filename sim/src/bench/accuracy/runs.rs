@@ -41,9 +41,23 @@ pub struct Run {
     pub learning_rate: f64,
     /// Factor of the agreement with the teacher.
     pub consistency_weight: f64,
+    /// Sides of a crop in voxels.
+    #[serde(default = "usual_patch", skip_serializing_if = "is_usual")]
+    pub patch: [usize; 3],
     /// Whether the labelled scans are drawn by the seed; else they are the first ones by name.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drawn: bool,
+}
+
+/// Sides of the crops of records that do not name them.
+pub const PATCH: [usize; 3] = [64, 48, 32];
+
+fn usual_patch() -> [usize; 3] {
+    PATCH
+}
+
+fn is_usual(patch: &[usize; 3]) -> bool {
+    *patch == PATCH
 }
 
 impl fmt::Display for Run {
@@ -109,6 +123,8 @@ pub struct Settings {
     pub learning_rate: [f64; 2],
     /// Factor of the agreement with the teacher, for the methods that have one.
     pub consistency_weight: f64,
+    /// Sides of a crop in voxels.
+    pub patch: [usize; 3],
     /// The pre-trained student.
     pub init: Option<PathBuf>,
     /// Who is asked.
@@ -138,9 +154,9 @@ impl Settings {
             Start::Scratch => 1,
         };
         let (steps, learning_rate) = (self.steps[of], self.learning_rate[of]);
-        let (spacing_mm, drawn) = (self.spacing_mm, self.drawn);
+        let (spacing_mm, patch, drawn) = (self.spacing_mm, self.patch, self.drawn);
         let consistency_weight = if method.has_teacher() { self.consistency_weight } else { 0.0 };
-        Run { spacing_mm, start, method, labels, seed, steps, learning_rate, consistency_weight, drawn }
+        Run { spacing_mm, start, method, labels, seed, steps, learning_rate, consistency_weight, patch, drawn }
     }
 
     /// Its command line: `semisam-node train`, which opens the labels of the first scans alone and those of the test.
@@ -155,6 +171,7 @@ impl Settings {
             ("--method", name(run.method)),
             ("--labels", run.labels.to_string()),
             ("--spacing", run.spacing_mm.to_string()),
+            ("--patch", sides(run.patch)),
             ("--steps", run.steps.to_string()),
             ("--learning-rate", run.learning_rate.to_string()),
             ("--consistency-weight", run.consistency_weight.to_string()),
@@ -175,6 +192,11 @@ impl Settings {
         }
         Invocation::new("a training", Program::Node, log, &args)
     }
+}
+
+/// As the command line takes them.
+pub fn sides(patch: [usize; 3]) -> String {
+    patch.map(|side| side.to_string()).join(",")
 }
 
 /// Whether a method needs a generalist.
@@ -202,6 +224,7 @@ pub(super) mod tests {
             steps: [300, 600],
             learning_rate: [0.01, 0.05],
             consistency_weight: 50.0,
+            patch: [64, 48, 32],
             init: Some("start.safetensors".into()),
             generalist: Some("small.safetensors".into()),
             drawn: false,
@@ -228,7 +251,11 @@ pub(super) mod tests {
             settings.invocation(&run, folders, (Path::new("cache"), Path::new("out")), Path::new("log")).command()
         };
         let warm = line(Start::Warm, Method::Semisam);
-        assert!(warm.starts_with("semisam-node train --method semisam --labels 4 --spacing 2.5 --steps 300"), "{warm}");
+        assert!(
+            warm.starts_with("semisam-node train --method semisam --labels 4 --spacing 2.5 --patch 64,48,32"),
+            "{warm}"
+        );
+        assert!(warm.contains("--steps 300 --learning-rate 0.01"), "{warm}");
         assert!(warm.contains("--init start.safetensors") && warm.contains("--generalist small.safetensors"), "{warm}");
         let scratch = line(Start::Scratch, Method::MeanTeacher);
         assert!(scratch.contains("--steps 600 --learning-rate 0.05"), "{scratch}");

@@ -107,15 +107,17 @@ fn what_comes_with_the_program_founds_a_federation() {
 fn a_measurement_fills_its_table_keeps_its_ledgers_promise_and_goes_on_where_it_was() {
     let folder = prepared();
     let path = |name: &str| folder.path().join(name);
-    let measure = |seeds: &str| {
+    let measure_with = |labelled: &str, seeds: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_semisam-sim"));
-        command.args(["bench", "privacy", "--synthetic", "4", "--hospitals", "2", "--labelled", "4,1"]);
+        command.args(["bench", "privacy", "--synthetic", "4", "--hospitals", "2", "--labelled", labelled]);
         command.args(["--recipe", "anything", "--axes", "RAS", "--directions", "3", "--synthetic-patients", "5"]);
         command.args(["--epsilon", "8", "--alone-steps", "2", "--tune-steps", "1", "--seeds", seeds]);
         command.arg("--plan").arg(path("plan.toml")).arg("--init").arg(path("start.safetensors"));
         command.arg("--out").arg(path("results"));
         finish_command(command)
     };
+    measure_with("4,5", "1").says(1, &["--labelled 5", "(4)"]);
+    let measure = |seeds: &str| measure_with("4,1", seeds);
     let first = measure("1").done();
     for row in ["each hospital alone", "federation without privacy", "private federation, epsilon 8, then each"] {
         assert!(first.out.contains(row), "{row}: {}", first.out);

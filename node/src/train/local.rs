@@ -59,7 +59,7 @@ pub enum Method {
     /// UA-MT, and agreement with several generalists or sets of prompts, as far as they can be trusted.
     SemisamPlus,
     /// Mean teacher on pseudo-labels that are made offline, round after round: first from prototypes in a generalist's
-    /// embeddings, then by the student and by votes of similar scans.
+    /// embeddings, or by the start if it knows better, then by the student and by votes of similar scans.
     SemisamO1,
 }
 

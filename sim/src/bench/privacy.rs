@@ -153,6 +153,18 @@ pub enum PrivacyError {
         #[source]
         source: ReadPlanError,
     },
+    /// More labels than patients.
+    #[error(
+        "--labelled {asked} asks for more labelled patients than each of {hospitals} hospitals has ({there}): ask for fewer, or share the scans among fewer --hospitals"
+    )]
+    Labelled {
+        /// How many are asked for.
+        asked: usize,
+        /// How many there are.
+        there: u32,
+        /// Who shares them.
+        hospitals: u32,
+    },
     /// What synthetic patients send has no length.
     #[error("the clip norm of the basis is {0}: make another basis, of more --synthetic-patients")]
     ClipNorm(f64),
@@ -208,7 +220,12 @@ impl<'a> Bench<'a> {
         let mut plan = plan(settings)?;
         let spacing = plan.scans.spacing_mm[0].get();
         plan.quorum = settings.hospitals;
-        plan.privacy.expected_patients = settings.scans.prepare(&places, settings.hospitals, spacing)?;
+        let (hospitals, asked) = (settings.hospitals, settings.labelled.iter().copied().max().unwrap_or(0));
+        let there = settings.scans.prepare(&places, hospitals, spacing)?;
+        if asked > there as usize {
+            return Err(PrivacyError::Labelled { asked, there, hospitals });
+        }
+        plan.privacy.expected_patients = there;
         let launcher = Launcher { executable, threads: 1 };
         let (basis, clip_norm) = basis(settings, &launcher, &model, (&out, options.jobs))?;
         complete(&mut plan, &model, (&basis, clip_norm))?;

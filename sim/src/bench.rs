@@ -3,3 +3,8 @@
 pub mod accuracy;
 pub mod privacy;
 pub mod record;
+
+/// Sides of a crop as the command line takes them.
+fn sides<T: ToString>(patch: [T; 3]) -> String {
+    patch.map(|side| side.to_string()).join(",")
+}

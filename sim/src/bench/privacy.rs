@@ -42,7 +42,10 @@ use self::{
     trainings::{Trainings, TrainingsError, basis},
 };
 use crate::{
-    bench::record::{Record, RecordError, Score},
+    bench::{
+        record::{Record, RecordError, Score},
+        sides,
+    },
     demo::{
         children::{ChildError, Launcher},
         disk::{self, DiskError},
@@ -233,7 +236,7 @@ impl<'a> Bench<'a> {
             launcher,
             jobs: options.jobs,
             spacing: spacing.to_string(),
-            patch: plan.scans.patch.map(|side| side.to_string()).join(","),
+            patch: sides(plan.scans.patch),
             test: places.test.clone(),
             logs,
             cache: out.join("cache"),

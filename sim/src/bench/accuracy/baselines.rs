@@ -17,10 +17,13 @@ use serde_json::Value;
 
 use super::{
     Places,
-    runs::{Of, Settings, sides},
+    runs::{Of, Settings},
 };
 use crate::{
-    bench::record::{Record, RecordError, Score, last_line, spread},
+    bench::{
+        record::{Record, RecordError, Score, last_line, spread},
+        sides,
+    },
     demo::{
         children::{ChildError, Invocation, Launcher},
         progress::Progress,
@@ -59,41 +62,40 @@ pub(super) fn measure(
     record: &mut Record<Of>,
     progress: &Progress,
 ) -> Result<(), BaselineError> {
-    let spacing = settings.spacing_mm;
     for (name, labels) in atlases(settings) {
-        if record.find(&Of::baseline(&name, spacing)).is_none() {
+        if record.find(&Of::baseline(&name, settings)).is_none() {
             let score = atlas(places, labels)?;
             progress.say(&format!("{name}: dice {:.3}", score.dice));
-            record.add(Of::baseline(&name, spacing), score, None)?;
+            record.add(Of::baseline(&name, settings), score, None)?;
         }
     }
     let (log, test) = (places.logs.join("baselines.log"), &places.test);
-    let (millimetres, patch) = (spacing.to_string(), sides(settings.patch));
+    let (millimetres, patch) = (settings.spacing_mm.to_string(), sides(settings.patch));
     let node = |args: &[&dyn AsRef<OsStr>]| {
         let common: [&dyn AsRef<OsStr>; 4] = [&"--data", test, &"--format", &"json"];
         Invocation::new("a comparison", Program::Node, &log, &[args, &common].concat())
     };
     let windows: [&dyn AsRef<OsStr>; 4] = [&"--spacing", &millimetres, &"--patch", &patch];
-    if let Some(init) = settings.init.as_ref().filter(|_| record.find(&Of::baseline(ZERO_SHOT, spacing)).is_none()) {
+    if let Some(init) = settings.init.as_ref().filter(|_| record.find(&Of::baseline(ZERO_SHOT, settings)).is_none()) {
         let invocation = node(&[&[&"evaluate" as &dyn AsRef<OsStr>, &"--model", init], &windows[..]].concat());
         let score = Score::of_last_line(&launcher.succeed(&invocation)?, &invocation.command())?;
-        record.add(Of::baseline(ZERO_SHOT, spacing), score, None)?;
+        record.add(Of::baseline(ZERO_SHOT, settings), score, None)?;
     }
     let Some(generalist) = &settings.generalist else { return Ok(()) };
-    if record.find(&Of::baseline(&clicks(CLICKS[0]), spacing)).is_none() {
+    if record.find(&Of::baseline(&clicks(CLICKS[0]), settings)).is_none() {
         let wanted = CLICKS.map(|clicks| clicks.to_string()).join(",");
         let invocation = node(&[&"sam", &"evaluate", &"--checkpoint", generalist, &"--clicks", &wanted]);
         let dice = last_line(&launcher.succeed(&invocation)?, &invocation.command())?;
         for count in CLICKS {
             let score = overlap(&dice, &["dice", &count.to_string()], &invocation)?;
-            record.add(Of::baseline(&clicks(count), spacing), score, None)?;
+            record.add(Of::baseline(&clicks(count), settings), score, None)?;
         }
     }
-    if let Some(init) = settings.init.as_ref().filter(|_| record.find(&Of::baseline(REFINED, spacing)).is_none()) {
+    if let Some(init) = settings.init.as_ref().filter(|_| record.find(&Of::baseline(REFINED, settings)).is_none()) {
         let refine: [&dyn AsRef<OsStr>; 6] = [&"sam", &"refine", &"--checkpoint", generalist, &"--student", init];
         let invocation = node(&[&refine, &windows[..]].concat());
         let found = last_line(&launcher.succeed(&invocation)?, &invocation.command())?;
-        record.add(Of::baseline(REFINED, spacing), overlap(&found, &["generalist", "mask"], &invocation)?, None)?;
+        record.add(Of::baseline(REFINED, settings), overlap(&found, &["generalist", "mask"], &invocation)?, None)?;
     }
     Ok(())
 }

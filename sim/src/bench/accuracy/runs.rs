@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use semisam_node::train::local::Method;
 use serde::{Deserialize, Serialize};
 
-use crate::{demo::children::Invocation, programs::Program};
+use crate::{bench::sides, demo::children::Invocation, programs::Program};
 
 /// What a training starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
@@ -83,6 +83,9 @@ pub enum Of {
         baseline: String,
         /// Voxel size in millimetres.
         spacing_mm: f64,
+        /// Sides of a window in voxels.
+        #[serde(default = "usual_patch", skip_serializing_if = "is_usual")]
+        patch: [usize; 3],
     },
 }
 
@@ -93,14 +96,14 @@ impl Of {
     }
 
     /// Whether it is a training of this kind, whatever its number of labels.
-    pub fn is_of(&self, start: Start, method: Method, spacing_mm: f64) -> bool {
+    pub fn is_of(&self, start: Start, method: Method, settings: &Settings) -> bool {
         let Self::Training { run } = self else { return false };
-        (run.start, run.method, run.spacing_mm) == (start, method, spacing_mm)
+        (run.start, run.method, run.spacing_mm, run.patch) == (start, method, settings.spacing_mm, settings.patch)
     }
 
     /// This comparison.
-    pub fn baseline(name: &str, spacing_mm: f64) -> Self {
-        Self::Baseline { baseline: name.to_owned(), spacing_mm }
+    pub fn baseline(name: &str, settings: &Settings) -> Self {
+        Self::Baseline { baseline: name.to_owned(), spacing_mm: settings.spacing_mm, patch: settings.patch }
     }
 }
 
@@ -194,11 +197,6 @@ impl Settings {
     }
 }
 
-/// As the command line takes them.
-pub fn sides(patch: [usize; 3]) -> String {
-    patch.map(|side| side.to_string()).join(",")
-}
-
 /// Whether a method needs a generalist.
 pub fn asks(method: Method) -> bool {
     matches!(method, Method::Semisam | Method::SemisamPlus | Method::SemisamO1)
@@ -240,6 +238,22 @@ pub(super) mod tests {
         assert_eq!(names.len(), 24, "every training has a name of its own");
         let drawn = Settings { drawn: true, ..settings() };
         assert!(drawn.runs().iter().all(|run| !names.contains(&run.to_string())));
+    }
+
+    #[test]
+    fn what_was_measured_with_other_crops_is_not_taken_for_the_same() {
+        let (usual, other) = (settings(), Settings { patch: [96, 80, 48], ..settings() });
+        assert_ne!(Of::baseline("student", &usual), Of::baseline("student", &other));
+        let training = |settings: &Settings| Of::training(&settings.run(Start::Warm, Method::Semisam, 4, 1));
+        assert!(training(&usual).is_of(Start::Warm, Method::Semisam, &usual));
+        assert!(!training(&usual).is_of(Start::Warm, Method::Semisam, &other));
+        // records from before crops had a say
+        let old = r#"{"baseline":"student","spacing_mm":2.5}"#;
+        let read: Of = serde_json::from_str(old).expect("a record");
+        assert_eq!(
+            (read, serde_json::to_string(&Of::baseline("student", &usual)).expect("JSON")),
+            (Of::baseline("student", &usual), old.to_owned())
+        );
     }
 
     #[test]

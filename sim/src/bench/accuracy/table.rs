@@ -57,7 +57,7 @@ fn row(
         }
     };
     let cells: String = settings.labels.iter().map(cell).collect();
-    let minutes = record.seconds(|of| of.is_of(start, method, settings.spacing_mm));
+    let minutes = record.seconds(|of| of.is_of(start, method, settings));
     let minutes = minutes.map_or("-".to_owned(), |seconds| format!("{:.1}", seconds / 60.0));
     format!("| {}, {} |{cells} {minutes} |\n", name(method), name(start))
 }
@@ -68,7 +68,7 @@ fn without_training(settings: &Settings, record: &Record<Of>) -> String {
     let names = [ZERO_SHOT.to_owned(), REFINED.to_owned()].into_iter();
     let names = names.chain(CLICKS.map(clicks)).chain(atlases(settings).into_iter().map(|(name, _)| name));
     for name in names {
-        if let Some(score) = record.find(&Of::baseline(&name, settings.spacing_mm)) {
+        if let Some(score) = record.find(&Of::baseline(&name, settings)) {
             let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1}"));
             let _ = writeln!(
                 text,

@@ -1,4 +1,4 @@
-//! Where tensors are computed: the only file that names a concrete backend.
+//! Where tensors are computed: this file and those below it alone name a concrete backend.
 //!
 //! Everything else is generic over [`TrainBackend`] and is handed over as [`Work`]. CUDA is a cargo feature; a program
 //! built with it runs on machines without it. burn's CUDA backend panics in a worker thread when driver, compiler or
@@ -6,6 +6,8 @@
 //! (spec/cpu-kernels.md, section 11).
 
 mod convolution;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod sampling;
 
 use std::fmt;
@@ -44,18 +46,6 @@ impl TrainBackend for Autodiff<Flex> {
     const PER_SAMPLE: bool = true;
     const PLACEMENT: Placement = Placement::Host;
 }
-
-#[cfg(feature = "cuda")]
-impl TrainBackend for Autodiff<burn::backend::Cuda> {
-    const PER_SAMPLE: bool = false;
-    const PLACEMENT: Placement = Placement::Resident;
-}
-
-#[cfg(feature = "cuda")]
-impl ConvBackend for burn::backend::Cuda {}
-
-#[cfg(feature = "cuda")]
-impl TransformerBackend for burn::backend::Cuda {}
 
 impl TransformerBackend for Flex {
     fn attend(q: FlexTensor, k: FlexTensor, v: FlexTensor, shared: Option<FlexTensor>) -> FlexTensor {

@@ -2,9 +2,11 @@
 //!
 //! Every comparison first runs between the CPU's two placements (host and resident), so that it is itself tested on
 //! machines without a GPU; with `--features cuda` and a GPU it then runs between the CPU and CUDA, and elsewhere says
-//! `skipped: no CUDA device` and why. CUDA may multiply in TF32, whose ten bits of fraction bound what can be asked for:
-//! weights and images rounded to ten bits move the small network's gradient by one percent on the CPU, and its losses over
-//! twenty steps by a thousandth. What CUDA may be off by is a few times that.
+//! `skipped: no CUDA device` and why. CUDA multiplies in TF32, whose ten bits of fraction bound what can be asked for: factors
+//! rounded to ten bits on the CPU move the published network's logits by 0.0015 of the largest and its gradients by up to 0.18,
+//! the small network's gradient by 0.01, its losses over twenty steps by 0.001, and a patient's delta by 0.04 to 0.16, the more
+//! the more voxels lie near the threshold of pseudo-labels. An H200 was off by 0.0015, 0.18 and 0.13 (2026-11-26). What CUDA may
+//! be off by is up to twice that.
 //!
 //! `cargo test --release -p semisam-node --features cuda --test cuda -- --nocapture --test-threads 1`
 
@@ -112,10 +114,10 @@ fn the_published_networks_outputs_are_those_of_pytorch() {
     let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/vnet"));
     let student = checkpoint::read(&folder.join("vnet_tiny.safetensors")).expect("a fixture");
     let reference = checkpoint::read(&folder.join("vnet_tiny_io.safetensors")).expect("a fixture");
-    on_each_side(1e-4, 1e-3, |side, tolerance| {
+    on_each_side(5e-5, 3e-3, |side, tolerance| {
         let found = compare(side.device, &student, Some(4), &reference).expect("a V-Net");
         for output in found.outputs {
-            let may = if output.name.starts_with("grad.") { 50.0 * tolerance } else { tolerance };
+            let may = if output.name.starts_with("grad.") { 100.0 * tolerance } else { tolerance };
             assert!(output.max_rel_error <= may, "{side:?}: {output:?}");
         }
     });
@@ -184,7 +186,7 @@ fn patient_deltas_are_those_of_the_cpu() {
     if let Some(cuda) = cuda() {
         for (found, expected) in deltas(cuda.device).iter().zip(&expected) {
             let apart = distance(found, expected);
-            assert!(apart <= 0.1, "{apart}");
+            assert!(apart <= 0.25, "{apart}");
         }
     }
 }

@@ -29,6 +29,7 @@ QUERIES = {"all_queries": False, "real_queries": True}
 def main():
     options = arguments()
     torch.set_num_threads(options.threads)
+    torch.set_default_device(options.device)
     torch.manual_seed(1)
     works = {"conv": conv, "step": step, "train": train, "sam": sam, "about": about}
     print(json.dumps(works[options.bench](options)))
@@ -38,6 +39,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bench", choices=["conv", "step", "train", "sam", "about"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--warm-up", type=int, default=1)
     parser.add_argument("--repeats", "--steps", type=int, default=5)
     parser.add_argument("--variant", choices=[*FORMATS, *QUERIES], default="contiguous")
@@ -182,6 +184,9 @@ def sam(options):
 def about(_):
     """What is compared with."""
     mkldnn = [line.strip(" -") for line in torch.__config__.show().splitlines() if "MKL-DNN" in line]
+    if torch.get_default_device().type == "cuda":
+        library = f"cuDNN {torch.backends.cudnn.version()}, TF32 in convolutions as PyTorch sets it"
+        return {"torch": torch.__version__, "capability": torch.cuda.get_device_name(), "library": library}
     return {
         "torch": torch.__version__,
         "capability": torch.backends.cpu.get_cpu_capability(),
@@ -201,7 +206,7 @@ def report(options, works):
         "times": times,
         "threads": torch.get_num_threads(),
         "cpu_path": torch.backends.cpu.get_cpu_capability(),
-        "device": "cpu",
+        "device": options.device,
         "rss_before_bytes": before,
         "peak_rss_bytes": peak,
     }
@@ -210,6 +215,8 @@ def report(options, works):
 def milliseconds(work):
     start = time.perf_counter()
     work()
+    if torch.get_default_device().type == "cuda":
+        torch.cuda.synchronize()
     return 1e3 * (time.perf_counter() - start)
 
 

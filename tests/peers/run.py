@@ -4,6 +4,7 @@
     python3 tests/peers/run.py             # everything; takes a while
     python3 tests/peers/run.py --smallest  # a minute: shows that everything works
     python3 tests/peers/run.py --only step --isa avx2
+    python3 tests/peers/run.py --only conv,step,sam --device cuda
 
 Installs PyTorch from PyPI into a virtual environment in the cache folder, builds `semisam-node` and runs both in turns,
 each measurement in a process of its own. README.md beside this file tells what is measured and how.
@@ -42,7 +43,7 @@ MIB = 1 << 20
 def main():
     options = arguments()
     python = options.python or environment()
-    program = options.program or built()
+    program = options.program or built(options.device)
     variables = environments(options)
     about = described(options, python, program, variables)
     print(heading(about), flush=True)
@@ -57,7 +58,8 @@ def main():
         rows.append(compared(row, measured(row, options, python, program, variables)))
         keep(options.json, about, rows)
     if rows:
-        print(times_table(rows), memory_table(rows), sep="\n")
+        # of a run on a GPU, the process's memory says little
+        print(times_table(rows), *([memory_table(rows)] if options.device == "cpu" else []), sep="\n")
     keep(options.json, about, rows)
     return 1 if failed else 0
 
@@ -73,6 +75,8 @@ def arguments():
     parser.add_argument("--only", type=kinds, default=KINDS, help=f"some of {','.join(KINDS)}")
     parser.add_argument("--match", metavar="TEXT", default="", help="only rows whose name has this text in it")
     parser.add_argument("--isa", choices=[isa for isa in ISA if isa], help="instructions that both sides are held to")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of both sides [cpu]; not for check, train")
+    parser.add_argument("--warm-up", type=int, default=1, help="repetitions of each process that are not counted [1]")
     parser.add_argument("--rounds", type=int, help="times that all processes of a row run [3; with --smallest 1]")
     parser.add_argument("--threads", type=int, default=cores(), help="of both sides [one per core]")
     parser.add_argument("--smallest", action="store_true", help="tiny sizes: a quick check, figures mean nothing")
@@ -84,6 +88,8 @@ def arguments():
     parser.add_argument("--program", help="a built `semisam-node` [it is built]")
     options = parser.parse_args()
     options.rounds = options.rounds or (1 if options.smallest else 3)
+    if options.device == "cuda" and not {"check", "train"}.isdisjoint(options.only):
+        parser.error("`check` and `train` compare on the CPU alone: choose others with --only conv,step,sam")
     return options
 
 
@@ -120,9 +126,10 @@ def environment():
     return str(python)
 
 
-def built():
+def built(device):
     """The release build of `semisam-node`."""
     command = ["cargo", "build", "--release", "--locked", "--package", "semisam-node", "--message-format", "json"]
+    command += ["--features", "cuda"] if device == "cuda" else []
     output = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
     messages = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     return [message["executable"] for message in messages if message.get("executable")][-1]
@@ -132,7 +139,9 @@ def environments(options):
     """Environment variables of our program and of PyTorch."""
     threads = str(options.threads)
     ours, theirs = ISA[options.isa]
-    pools = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": ""}
+    pools = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    if options.device == "cpu":
+        pools["CUDA_VISIBLE_DEVICES"] = ""
     return (
         {**os.environ, "RAYON_NUM_THREADS": threads, "RUST_LOG": "warn", **ours},
         {**os.environ, **pools, **theirs},
@@ -234,7 +243,8 @@ def synthetic(program, shape):
 def measured(row, options, python, program, variables):
     """All runs of a row by side, in turns."""
     ours, theirs = variables
-    threads = ["--threads", str(options.threads)]
+    threads = ["--threads", options.threads, "--warm-up", options.warm_up]
+    threads += ["--device", options.device] if row["kind"] != "train" else []
     runs = {side: [] for side in ["ours", *VARIANTS[row["kind"]]]}
     for turn in range(options.rounds):
         tell(f"  round {turn + 1} of {options.rounds}")
@@ -286,7 +296,7 @@ def told(run):
 
 def described(options, python, program, variables):
     """Machine, versions, settings."""
-    theirs = output_of([python, HERE / "peer.py", "about"], variables[1])
+    theirs = output_of([python, HERE / "peer.py", "about", "--device", options.device], variables[1])
     tiny = ["bench", "conv", "--inputs", "1", "--outputs", "1", "--side", "4", "--repeats", "1"]
     ours = output_of([program, "--format", "json", *tiny], variables[0])
     version = subprocess.run([program, "--version"], check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -299,6 +309,7 @@ def described(options, python, program, variables):
         "instructions": instructions,
         "cores": cores(),
         "threads": options.threads,
+        "device": options.device,
         "isa": options.isa,
         "rounds": options.rounds,
         "system": f"{platform.system()} {platform.machine()}",

@@ -1,4 +1,4 @@
-//! Pooling and resizing: with own kernels on the CPU, with stock operations on CUDA.
+//! Pooling and resizing on the CPU, with own kernels.
 
 use burn::backend::Flex;
 use burn_flex::FlexTensor;
@@ -9,12 +9,6 @@ use crate::model::{
     pool::PoolBackend,
     resize::{Alignment, ResizeBackend},
 };
-
-#[cfg(feature = "cuda")]
-impl PoolBackend for burn::backend::Cuda {}
-
-#[cfg(feature = "cuda")]
-impl ResizeBackend for burn::backend::Cuda {}
 
 impl PoolBackend for Flex {
     fn max_pool(x: FlexTensor, kernel: [usize; 3]) -> FlexTensor {

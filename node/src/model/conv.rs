@@ -7,6 +7,7 @@
 
 pub mod composed;
 pub mod operator;
+pub mod pieces;
 
 use std::sync::Arc;
 

@@ -11,14 +11,22 @@ use burn::{
         grads::Gradients,
         ops::{Backward, Ops, OpsKind},
     },
-    tensor::{Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor},
+    tensor::{
+        Tensor, TensorPrimitive,
+        backend::Backend,
+        module::conv3d,
+        ops::{ConvOptions, FloatTensor},
+    },
 };
 use semisam_kernels::norm::Moments;
 
 use std::sync::Arc;
 
-use super::{Convolved, Image, Norm, Term, composed};
-use crate::model::layout::Sampling;
+use super::{
+    Convolved, Image, Norm, Term, composed,
+    pieces::{self, Product},
+};
+use crate::model::{layout::Sampling, norm};
 
 /// A backend that convolves.
 pub trait ConvBackend: Backend {
@@ -30,6 +38,22 @@ pub trait ConvBackend: Backend {
         sampling: Sampling,
     ) -> Convolved<Self> {
         Convolved { values: composed::convolve(image, weight, bias, sampling), moments: None }
+    }
+
+    /// A convolution with an odd kernel that keeps the sides: `x` [batch, inputs, d, h, w], `weight` [outputs, inputs, kernel].
+    fn same(x: Tensor<Self, 5>, weight: Tensor<Self, 5>) -> Tensor<Self, 5> {
+        let [_, _, kernel @ ..] = weight.dims();
+        conv3d(x, weight, None, ConvOptions::new([1; 3], kernel.map(|side| side / 2), [1; 3], 1))
+    }
+
+    /// See [`norm::group_norm_relu`].
+    fn normalise(x: Tensor<Self, 5>, scale: Tensor<Self, 1>, shift: Tensor<Self, 1>, groups: usize) -> Tensor<Self, 5> {
+        norm::composed(x, scale, shift, groups)
+    }
+
+    /// What [`composed`] multiplies with.
+    fn multiply(product: Product, x: Tensor<Self, 5>, weight: Tensor<Self, 5>) -> Tensor<Self, 5> {
+        product.of(x, weight)
     }
 
     /// The gradients of its own [`ConvBackend::convolve`], if it has them.
@@ -108,6 +132,14 @@ impl<B: ConvBackend, C: CheckpointStrategy> ConvBackend for Autodiff<B, C> {
             8 => recording.record::<C, 8>(),
             count => panic!("a convolution of {count} tensors: an image is one term, or the sum of two"),
         }
+    }
+
+    fn normalise(x: Tensor<Self, 5>, scale: Tensor<Self, 1>, shift: Tensor<Self, 1>, groups: usize) -> Tensor<Self, 5> {
+        norm::record(x, scale, shift, groups)
+    }
+
+    fn multiply(product: Product, x: Tensor<Self, 5>, weight: Tensor<Self, 5>) -> Tensor<Self, 5> {
+        pieces::record(product, x, weight)
     }
 }
 

@@ -6,10 +6,10 @@
 
 use burn::tensor::{Tensor, TensorMetadata, TensorPrimitive, ops::FloatTensor};
 
-use crate::model::resize::ResizeBackend;
+use crate::model::{conv::operator::ConvBackend, resize::ResizeBackend};
 
 /// A backend with the operators of a transformer's inference.
-pub trait TransformerBackend: ResizeBackend {
+pub trait TransformerBackend: ConvBackend + ResizeBackend {
     /// `softmax(q k^T + s) v`, see [`super::attention::attend`].
     fn attend(
         queries: FloatTensor<Self>,

@@ -1,18 +1,15 @@
 //! The losses of [`super::super::losses`] and their gradient as operations on tensors, so that logits never leave the device.
 //!
 //! It is the same closed form, not autodiff of the terms: it costs a third of the passes over the logits, keeps none of
-//! them for a way back, and is what the host's finite differences have verified. Sums are in the device's f32, taken
-//! over runs of 4096 voxels first, so that they do not lose digits and every unit of the device has work.
+//! them for a way back, and is what the host's finite differences have verified. Sums are in the device's f32, folded
+//! ([`folded`]), so that they do not lose digits and every unit of the device has work.
 
 use burn::tensor::{Int, Tensor, TensorData, activation, backend::Backend};
 
 use crate::{
-    model::vnet::to_host,
+    model::{norm::folded, vnet::to_host},
     train::losses::{IGNORED, Losses, Opinion, SMOOTHING, Targets, TermWeights, UNCERTAIN_OF},
 };
-
-/// Length of the runs of voxels that are summed first, as a power of two. A V-Net's sides are multiples of 16.
-const RUN: u32 = 12;
 
 /// [`Targets`] on the device.
 ///
@@ -290,10 +287,7 @@ impl<B: Backend> Gathering<B> {
 
 /// Sums over samples and voxels: [samples, classes, voxels] -> [1, classes, 1].
 fn by_class<B: Backend>(values: Tensor<B, 3>) -> Tensor<B, 3> {
-    let [samples, classes, voxels] = values.dims();
-    let run = 1 << voxels.trailing_zeros().min(RUN);
-    let runs: Tensor<B, 4> = values.reshape([samples, classes, voxels / run, run]);
-    runs.sum_dim(3).sum_dim(2).sum_dim(0).reshape([1, classes, 1])
+    folded(values).sum_dim(0)
 }
 
 #[cfg(test)]

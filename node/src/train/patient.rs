@@ -118,6 +118,11 @@ impl LocalTraining {
         Ok(())
     }
 
+    /// Whether anything is learnt from a scan without labels.
+    fn learns_without_labels(&self) -> bool {
+        self.consistency_weight > 0.0 || self.pseudo_label_threshold < 1.0 || self.guidance.is_some()
+    }
+
     /// The sides of a crop.
     pub fn patch(&self) -> [usize; 3] {
         self.patch.map(|side| side as usize)
@@ -168,6 +173,12 @@ impl PreparedPatient {
         self.scans.iter().try_for_each(|scan| scan.check(classes))?;
         Ok(self)
     }
+
+    /// The scans that something is learnt from, by their positions.
+    fn useful(&self, settings: &LocalTraining) -> Vec<usize> {
+        let all = settings.learns_without_labels();
+        (0..self.scans.len()).filter(|scan| all || self.scans[*scan].labels.is_some()).collect()
+    }
 }
 
 /// What `patient` changes about the released model `start`: a flat vector in the order of its weights.
@@ -176,7 +187,8 @@ impl PreparedPatient {
 /// labelled scans give cross-entropy and Dice against the labels; crops of the others the same against what the teacher is
 /// confident of; all crops agreement with the teacher. The teacher is `start` itself throughout: an average
 /// that followed these few steps would hardly leave it, and a fixed one is computed once per crop and cannot
-/// confirm what this run has just made up.
+/// confirm what this run has just made up. Where settings make nothing of scans without labels, no crop is cut from these, and a
+/// patient who has no others changes nothing.
 ///
 /// # Privacy
 /// The result is a function of the arguments alone: of this patient's scans, of the released model, of the plan and of a
@@ -276,12 +288,16 @@ impl<R> Work for Round<'_, R> {
         let fresh = Trainer::<B>::new(*placement, *config, parameters, optimiser, device)?;
         let of_patient = |fetched: Fetched| {
             let (patient, seed) = fetched?;
+            let useful = patient.useful(settings);
+            if useful.is_empty() {
+                return Ok(finish(vec![0.0; released.len()]));
+            }
             let mut trainer = fresh.clone();
             let maps = match guides {
                 Some(guides) => maps_of::<B>(&patient, (*config, start), settings, (*guides, seed), device)?,
                 None => vec![None; patient.scans.len()],
             };
-            let client = Client { patient: &patient, settings, classes: config.classes, maps: &maps };
+            let client = Client { patient: &patient, useful: &useful, settings, classes: config.classes, maps: &maps };
             for step in 0..u64::from(settings.local_steps) {
                 trainer.step(client.step(&mut generator(seed, "patient", &[step])))?;
             }
@@ -321,6 +337,8 @@ const LOOKS: u64 = 8;
 /// One patient, and how it is trained on.
 struct Client<'a> {
     patient: &'a PreparedPatient,
+    /// The scans that crops are cut from.
+    useful: &'a [usize],
     settings: &'a LocalTraining,
     /// Of the student.
     classes: usize,
@@ -332,7 +350,7 @@ impl Client<'_> {
     fn crops(&self, random: &mut ChaCha8Rng) -> Vec<(Crop, Option<Opinion>)> {
         let (scans, patch, varied) = (&self.patient.scans, self.settings.patch(), self.settings.augment);
         let crop = |_| {
-            let chosen = random.random_range(0..scans.len());
+            let chosen = self.useful[random.random_range(0..self.useful.len())];
             let opinion = self.maps[chosen].as_ref().map(|maps| maps.opinion(patch, varied, random));
             (scans[chosen].crop(patch, varied, random), opinion)
         };

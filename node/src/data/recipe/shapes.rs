@@ -125,21 +125,35 @@ impl Compact {
         let widest = (row.extent2[0] + row.extent2[1] + row.extent2[2]).sqrt();
         // Beyond this margin of the unit radius a voxel is wholly inside or outside.
         let margin = self.unevenness() as f32 + 0.5 * widest / least_half + 1e-3;
-        let (inner, outer) = ((1.0 - margin).max(0.0), 1.0 + margin);
+        let degree = match self.profile {
+            Profile::Ellipsoid => 2,
+            Profile::Box => 4,
+        };
+        let (inner, outer) = ((1.0 - margin).max(0.0).powi(degree), (1.0 + margin).powi(degree));
         let [xs, ys, zs] = row.at;
-        for (((x, y), z), coverage) in xs.iter().zip(ys).zip(zs).zip(coverage.iter_mut()) {
+        let local = |x: f32, y: f32, z: f32| {
             let p = [x - centre[0], y - centre[1], z - centre[2]];
-            let local = frame.map(|line| line[0] * p[0] + line[1] * p[1] + line[2] * p[2]);
-            let power = match self.profile {
-                Profile::Ellipsoid => sum(local.map(|v| v * v)).sqrt(),
-                Profile::Box => sum(local.map(|v| v * v * v * v)).sqrt().sqrt(),
+            frame.map(|line| line[0] * p[0] + line[1] * p[1] + line[2] * p[2])
+        };
+        // Sums of powers for all voxels, without branches and roots; few voxels need more.
+        for (((x, y), z), coverage) in xs.iter().zip(ys).zip(zs).zip(coverage.iter_mut()) {
+            let local = local(*x, *y, *z);
+            *coverage = match self.profile {
+                Profile::Ellipsoid => sum(local.map(|v| v * v)),
+                Profile::Box => sum(local.map(|v| v * v * v * v)),
             };
-            *coverage = if power >= outer {
+        }
+        for (at, coverage) in coverage.iter_mut().enumerate() {
+            *coverage = if *coverage >= outer {
                 0.0
-            } else if power <= inner {
+            } else if *coverage <= inner {
                 1.0
             } else {
-                self.edge(local, power, &frame, row.extent2)
+                let power = match self.profile {
+                    Profile::Ellipsoid => coverage.sqrt(),
+                    Profile::Box => coverage.sqrt().sqrt(),
+                };
+                self.edge(local(xs[at], ys[at], zs[at]), power, &frame, row.extent2)
             };
         }
     }

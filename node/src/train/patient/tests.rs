@@ -88,9 +88,19 @@ fn labels_of_unlabelled_scans_do_not_exist() {
     let labelled = deltas(&patients, &SETTINGS);
     Arc::make_mut(&mut patients[0].scans[0]).labels = None;
     assert_ne!(labelled[0], deltas(&patients, &SETTINGS)[0]);
-    // with neither labels, pseudo-labels, agreement nor weight decay there is nothing to learn
-    let silent = LocalTraining { consistency_weight: 0.0, pseudo_label_threshold: 1.0, weight_decay: 0.0, ..SETTINGS };
-    assert!(deltas(&patients, &silent)[0].iter().all(|bits| f32::from_bits(*bits) == 0.0));
+}
+
+/// With neither pseudo-labels nor agreement nothing is learnt from scans without labels, not even to decay.
+#[test]
+fn a_supervised_plan_passes_over_scans_without_labels() {
+    let supervised = LocalTraining { consistency_weight: 0.0, pseudo_label_threshold: 1.0, ..SETTINGS };
+    let found = deltas(&cohort(), &supervised);
+    assert!(found[1].iter().all(|bits| *bits == 0), "nothing, to the bit");
+    assert!([0, 2].iter().all(|patient| found[*patient].iter().any(|bits| *bits != 0)));
+    let mut patients = cohort();
+    patients[2].scans.remove(1);
+    patients[2].sources.remove(1);
+    assert_eq!(found[2], deltas(&patients, &supervised)[2], "crops are cut from the labelled scan alone");
 }
 
 #[test]

@@ -141,7 +141,10 @@ fn rotate(matrix: &mut [Vec<f64>], vectors: &mut [Vec<f64>], p: usize, q: usize)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::{generator, normal};
+    use crate::{
+        model::checkpoint::half_precision,
+        train::{generator, normal},
+    };
 
     fn random_rows(count: usize, length: usize, seed: u64) -> Vec<Vec<f32>> {
         let mut random = generator(seed, "test rows", &[]);
@@ -168,6 +171,26 @@ mod tests {
         assert!(matches!(principal_directions(&deltas, 5, &[]), Err(SubspaceError::Rank { found: 4, .. })));
         let tensor = Tensor { shape: vec![3, 300], values: found.concat() };
         assert_eq!(to_weights(&found).expect("rows").get(BASIS), Some(&tensor));
+    }
+
+    /// A basis is written so: its rounding is far below what noise does.
+    #[test]
+    fn half_precision_moves_projections_by_less_than_a_thousandth() {
+        let deltas = random_rows(6, 20_000, 4);
+        let basis = to_weights(&principal_directions(&deltas, 4, &[]).expect("six rows")).expect("rows");
+        let bytes = half_precision(&basis).expect("rows of length one");
+        let halves = Weights::from_safetensors(&bytes).expect("a file");
+        let rows = |weights: &Weights| weights.get(BASIS).expect("a basis").values.clone();
+        let (exact, rounded) = (rows(&basis), rows(&halves));
+        assert_ne!(exact, rounded);
+        let [length, apart] = deltas.iter().fold([0.0_f64; 2], |sums, delta| {
+            let project = |row: &[f32]| row.iter().zip(delta).map(|(r, d)| f64::from(r * d)).sum::<f64>();
+            exact.chunks(20_000).zip(rounded.chunks(20_000)).fold(sums, |[length, apart], (exact, rounded)| {
+                let exact = project(exact);
+                [length + exact.powi(2), apart + (project(rounded) - exact).powi(2)]
+            })
+        });
+        assert!(apart.sqrt() < 1e-3 * length.sqrt(), "{} of {}", apart.sqrt(), length.sqrt());
     }
 
     #[test]

@@ -156,7 +156,7 @@ pub fn run(args: &BasisArgs, format: Format, out: &mut dyn Write) -> Result<(), 
     let numbers = (VOLUMES, u64::from(args.patients));
     let deltas = synthetic_deltas(device, config, &model, &settings, numbers, &volume)?;
     let (basis, clip_norm) = public_subspace(&deltas, args.directions as usize, &[])?;
-    let bytes = to_weights(&basis)?.to_safetensors()?;
+    let bytes = checkpoint::half_precision(&to_weights(&basis)?)?;
     replacing::replace(&args.out, &bytes).map_err(file(&args.out))?;
     let words = format!(
         "`{}`: {} directions of {} weights, {} bytes, from {} synthetic patients of `{}`\nclip norm  {clip_norm:.4}: the \

@@ -115,7 +115,7 @@ impl Driver {
             Request::Plan => self.plan_document(site).map(Answer::Reply),
             Request::Task => self.task(now, site).map(|task| Answer::Reply(Response::Task(task))),
             Request::Fetch { blob, offset } => self.fetch(site, blob, offset),
-            Request::Submit { receipt } => self.submit(now, site, receipt),
+            Request::Submit { receipt } => self.announced(now, site, receipt),
         };
         answer.unwrap_or_else(|rejection| Answer::Reply(self.reject(site, name, rejection)))
     }
@@ -136,7 +136,7 @@ impl Driver {
             return Err(Rejection::Version { ours_low: OLDEST_VERSION, ours_high: NEWEST_VERSION });
         }
         self.command(now, Command::Join { site, name: name.to_owned(), ledger_key })?;
-        let seen = self.federation().members.get(&site).map_or(Head::EMPTY, |member| member.ledger);
+        let seen = self.federation().members.get(&site).map_or(Head::EMPTY, |member| member.shown);
         report::greeted(site, name, software, ledger, seen);
         let Charter { digest, coordinator, .. } = *self.charter()?;
         Ok(Response::Welcome { version, coordinator, plan: digest, ledger: seen })
@@ -176,10 +176,16 @@ impl Driver {
         Ok(Answer::Blob { blob, path: self.store.path(blob), offset, length })
     }
 
-    fn submit(&mut self, now: UnixMillis, site: SiteId, receipt: Receipt) -> Result<Answer, Rejection> {
+    /// Remembers the head of the ledger first: whatever becomes of the update, it may have left the hospital.
+    fn announced(&mut self, now: UnixMillis, site: SiteId, receipt: Receipt) -> Result<Answer, Rejection> {
         if receipt.site != site {
             return Err(Rejection::OutOfOrder("the update names another site than the certificate".into()));
         }
+        self.command(now, Command::Announce { receipt })?;
+        self.submit(now, receipt)
+    }
+
+    fn submit(&mut self, now: UnixMillis, receipt: Receipt) -> Result<Answer, Rejection> {
         let wanted = !self.federation().decide(now, Command::Submit { receipt })?.is_empty();
         if wanted && self.folding == Some(receipt.round) {
             return Err(Rejection::RoundNotOpen(receipt.round));
@@ -190,7 +196,7 @@ impl Driver {
     /// Takes an update into the store and the journal, if the rules still want it. The answer is the site's receipt.
     pub fn accept(&mut self, now: UnixMillis, name: &str, update: Verified) -> Response {
         let receipt = *update.receipt();
-        let outcome = match self.submit(now, receipt.site, receipt) {
+        let outcome = match self.submit(now, receipt) {
             Ok(Answer::Upload(_)) => self.store_update(now, name, &update),
             Ok(Answer::Reply(known)) => Ok(known),
             Ok(Answer::Blob { .. }) => Err(Rejection::NoSuchBlob(receipt.payload)),

@@ -79,6 +79,14 @@ pub enum Event {
         /// The next deadline.
         deadline: UnixMillis,
     },
+    /// A site announced an update, with a newer head of its ledger than was known. Written before a byte of the update is
+    /// read, whatever becomes of it: an older copy of the ledger is known as one from then on.
+    LedgerShown {
+        /// Which.
+        site: SiteId,
+        /// The head.
+        ledger: Head,
+    },
     /// An update is on the coordinator's disk.
     UpdateAccepted {
         /// What was received; the signed form goes to the site.
@@ -118,6 +126,11 @@ pub enum Command {
     Contact {
         /// Which.
         site: SiteId,
+    },
+    /// A site announces an update.
+    Announce {
+        /// What it says of it.
+        receipt: Receipt,
     },
     /// An update was received whole and is on disk.
     Submit {
@@ -166,6 +179,8 @@ pub struct Member {
     pub presence: Presence,
     /// The newest head of its ledger that an accepted update carried.
     pub ledger: Head,
+    /// The newest head of its ledger that came with any update, accepted or not.
+    pub shown: Head,
 }
 
 /// The round in progress.
@@ -248,6 +263,7 @@ impl Federation {
                 Presence::Away => vec![Event::SiteReturned { site }],
                 Presence::Active | Presence::Revoked => vec![],
             },
+            Command::Announce { receipt } => self.announce(receipt)?,
             Command::Submit { receipt } => self.submit(receipt)?,
             Command::Revoke { site } => match self.members.get(&site).map(|member| member.presence) {
                 Some(Presence::Revoked) => vec![],
@@ -276,6 +292,12 @@ impl Federation {
             Some(_) => Ok(vec![]),
             None => Ok(vec![Event::SiteJoined { site, name, ledger_key }]),
         }
+    }
+
+    fn announce(&self, receipt: Receipt) -> Result<Vec<Event>, Rejection> {
+        let Receipt { site, ledger, .. } = receipt;
+        let newer = ledger.length > self.member(site)?.shown.length;
+        Ok(if newer { vec![Event::LedgerShown { site, ledger }] } else { vec![] })
     }
 
     fn submit(&self, receipt: Receipt) -> Result<Vec<Event>, Rejection> {
@@ -368,8 +390,13 @@ impl Federation {
             }
             Event::SiteJoined { site, name, ledger_key } => {
                 let (name, ledger_key) = (name.clone(), *ledger_key);
-                let member = Member { name, ledger_key, presence: Presence::Away, ledger: Head::EMPTY };
-                self.members.insert(*site, member);
+                let (presence, ledger, shown) = (Presence::Away, Head::EMPTY, Head::EMPTY);
+                self.members.insert(*site, Member { name, ledger_key, presence, ledger, shown });
+            }
+            Event::LedgerShown { site, ledger } => {
+                if let Some(member) = self.members.get_mut(site) {
+                    member.shown = *ledger;
+                }
             }
             Event::SiteReturned { site } => self.set_presence(*site, Presence::Active),
             Event::SiteRevoked { site } => {
@@ -394,6 +421,9 @@ impl Federation {
                 }
                 if let Some(member) = self.members.get_mut(&receipt.site) {
                     member.ledger = receipt.ledger;
+                    if receipt.ledger.length > member.shown.length {
+                        member.shown = receipt.ledger;
+                    }
                 }
             }
             Event::RoundClosed { contributors, model, momentum, .. } => self.close(contributors, *model, *momentum),

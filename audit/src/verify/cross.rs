@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use semisam_shared::{
     accounting::{Adjacency, Rho},
+    chain::Head,
     ids::{Digest, SiteId},
     ledger::{Committed, LedgerEvent, Query, Reserve},
     receipt::{Receipt, SignedReceipt},
@@ -60,6 +61,10 @@ pub(super) fn compare(verdict: &mut Verdict, journals: &[JournalBook], ledgers: 
                 *absent.entry(receipt.site).or_default() += 1;
             }
             own.for_each(|ledger| accepted_was_paid(verdict, journal, record, receipt, ledger));
+        }
+        for (record, site, head) in journal.shown() {
+            let own = ledgers.iter().filter(|ledger| ledger.site() == Some(site));
+            own.for_each(|ledger| shown_is_kept(verdict, journal, record, head, ledger));
         }
         note_absent(verdict, journal, charter, &absent);
         for ledger in ledgers {
@@ -123,6 +128,19 @@ fn accepted_was_paid(
             "the update came with a head that `{theirs}` does not have after its COMMIT: the ledger was cut off or exchanged"
         );
         verdict.find(journal_file, Some(record), Kind::CutOff, problem);
+    }
+}
+
+/// A head that came with an update, whatever became of that, must be in the ledger.
+fn shown_is_kept(verdict: &mut Verdict, journal: &JournalBook, record: u64, head: Head, ledger: &LedgerBook) {
+    let inside = (head.length as usize) <= ledger.log.records.len();
+    if !ledger.log.had(head) && (inside || ledger.log.whole) {
+        let problem = format!(
+            "an update was announced with a head that `{}` does not have: the ledger was cut off, exchanged or replaced by an \
+             older copy",
+            ledger.log.file
+        );
+        verdict.find(&journal.log.file, Some(record), Kind::CutOff, problem);
     }
 }
 

@@ -6,7 +6,8 @@ use std::{
 };
 
 use semisam_shared::{
-    ids::{Digest, PublicKey, RoundNumber},
+    chain::Head,
+    ids::{Digest, PublicKey, RoundNumber, SiteId},
     plan::SignedPlan,
     receipt::Receipt,
     round::{Charter, Event, Federation},
@@ -64,6 +65,14 @@ impl JournalBook {
     pub(crate) fn accepted(&self) -> impl Iterator<Item = (u64, &Receipt)> {
         self.log.records.iter().filter_map(|record| match &record.event {
             Event::UpdateAccepted { receipt } => Some((record.seq, receipt)),
+            _ => None,
+        })
+    }
+
+    /// Every head of a ledger that came with an update, with its record number.
+    pub(super) fn shown(&self) -> impl Iterator<Item = (u64, SiteId, Head)> {
+        self.log.records.iter().filter_map(|record| match &record.event {
+            Event::LedgerShown { site, ledger } => Some((record.seq, *site, *ledger)),
             _ => None,
         })
     }

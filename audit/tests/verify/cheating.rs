@@ -125,6 +125,28 @@ fn a_journal_that_its_owner_wrote_anew_is_found_by_the_receipts() {
     assert!(problems(&world.folder, JOURNAL).iter().any(|problem| problem.contains("not the fold")));
 }
 
+/// The update was too late, so no receipt and no COMMIT of an accepted update tells of it; the journal does.
+#[test]
+fn a_ledger_that_lost_a_refused_update_is_found() {
+    let mut world = World::finished(Cheat::Nobody, false);
+    let (south, whole) = (world.hospitals[1].site, world.folder.lines("south/ledger.jsonl"));
+    world.hospitals[1].add_against_the_rules(LedgerEvent::Refused {
+        plan: Digest::ZERO,
+        round: None,
+        reason: "stands for records of a release".to_owned(),
+        requested: None,
+        remaining: None,
+    });
+    let head = world.hospitals[1].head();
+    rewrite(&world, &world.coordinator.key, |events| {
+        events.insert(events.len() - 1, Event::LedgerShown { site: south, ledger: head });
+    });
+    world.folder.expect_sound();
+    world.folder.write_lines("south/ledger.jsonl", &whole);
+    let problems = problems(&world.folder, JOURNAL);
+    assert!(problems.iter().any(|problem| problem.contains("announced with a head")), "{problems:?}");
+}
+
 #[test]
 fn an_update_that_a_hospital_never_committed_is_found() {
     let world = World::finished(Cheat::Nobody, false);

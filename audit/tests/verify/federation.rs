@@ -8,7 +8,7 @@ use std::{
 
 use semisam_audit::verify::{Finding, Verdict, verify};
 use semisam_shared::{
-    chain::file::ChainFile,
+    chain::{Head, file::ChainFile},
     decimal::Decimal,
     fold::{Folded, add_update, fold, no_momentum, update_to_bytes},
     ids::{Digest, RoundNumber, SiteId, UnixMillis},
@@ -195,6 +195,11 @@ impl Hospital {
         seq
     }
 
+    /// The head of the ledger.
+    pub(crate) fn head(&self) -> Head {
+        self.file.head()
+    }
+
     /// The query of the first release.
     pub(crate) fn first_query(&self) -> Query {
         *self.state.releases.keys().min_by_key(|query| query.round).expect("released")
@@ -255,6 +260,7 @@ impl Coordinator {
     }
 
     fn receive(&mut self, receipt: Receipt, bytes: &[u8]) -> SignedReceipt {
+        self.act(Command::Announce { receipt });
         self.keep(bytes);
         self.act(Command::Submit { receipt });
         receipt.sign(&self.key).expect("canonical")

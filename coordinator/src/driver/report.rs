@@ -111,6 +111,6 @@ pub(crate) fn happened(
                 "round {round} closed: {} of {members} sites contributed", contributors.len());
         }
         Event::Finished { model } => tracing::info!(model = %model.short(), "all rounds are done"),
-        Event::Founded { .. } | Event::UpdateAccepted { .. } => {}
+        Event::Founded { .. } | Event::LedgerShown { .. } | Event::UpdateAccepted { .. } => {}
     }
 }

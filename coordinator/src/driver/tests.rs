@@ -95,6 +95,19 @@ fn hello_negotiates_versions_and_keeps_a_site_to_its_ledger() {
     assert!(matches!(rig.hello(0), Response::Welcome { ledger: seen, .. } if seen == ledger));
 }
 
+/// What was announced may have left the hospital, so an older copy of the ledger is known as one, also after a restart.
+#[test]
+fn a_refused_update_leaves_the_head_of_its_ledger() {
+    let mut rig = Rig::new();
+    (0..2).for_each(|number| drop(rig.hello(number)));
+    rig.settle();
+    let late = Receipt { round: RoundNumber(5), ..rig.receipt(0, 5, &update(0)) };
+    assert_eq!(rig.send(0, late, &update(0)), Response::Rejected(Rejection::RoundNotOpen(RoundNumber(5))));
+    let mut rig = rig.reopen();
+    assert!(matches!(rig.hello(0), Response::Welcome { ledger: seen, .. } if seen == late.ledger));
+    assert!(matches!(rig.hello(1), Response::Welcome { ledger: Head::EMPTY, .. }));
+}
+
 #[test]
 fn a_slow_site_is_left_behind_and_taken_back() {
     let mut rig = Rig::new();

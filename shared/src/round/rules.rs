@@ -42,6 +42,11 @@ impl Federation {
                 let open = self.open_round(*round)?;
                 if *deadline > open.deadline { Ok(()) } else { Err(out_of_order("a deadline only moves on")) }
             }
+            Event::LedgerShown { site, ledger } => match self.members.get(site) {
+                None => Err(Rejection::NotJoined),
+                Some(member) if ledger.length > member.shown.length => Ok(()),
+                Some(_) => Err(out_of_order("a newer head of this ledger was shown before")),
+            },
             Event::UpdateAccepted { receipt } => self.permits_update(receipt),
             Event::RoundClosed { round, contributors, .. } => self.permits_closing(*round, contributors),
             Event::Finished { model } => self.permits_end(*model),

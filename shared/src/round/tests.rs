@@ -238,6 +238,33 @@ fn a_ledger_that_did_not_grow_since_the_last_update_is_a_restored_copy() {
     assert_eq!(world.submit(0, 2, 0), Ok(1));
 }
 
+/// A backup of a ledger from before an update that was refused was not noticed: only accepted updates told of their heads.
+#[test]
+fn the_head_that_came_with_an_update_is_known_even_if_the_update_is_refused() {
+    let mut world = World::with_sites(2);
+    world.serve();
+    let receipt = Receipt { round: RoundNumber(7), ..world.receipt(0, 1, 0) };
+    assert_eq!(world.act(Command::Announce { receipt }), Ok(1));
+    assert_eq!(world.act(Command::Submit { receipt }), Err(Rejection::RoundNotOpen(RoundNumber(7))));
+    let member = &world.state.members[&site(0)];
+    assert_eq!((member.shown, member.ledger), (receipt.ledger, Head::EMPTY));
+    let again = Receipt { round: RoundNumber(1), ..receipt };
+    assert_eq!(world.act(Command::Announce { receipt: again }), Ok(0), "the same head is no news");
+    assert_eq!(
+        world.act(Command::Submit { receipt: again }),
+        Ok(1),
+        "it may still come with the update that is accepted"
+    );
+    let older = Event::LedgerShown { site: site(0), ledger: Head { length: 1, ..receipt.ledger } };
+    assert!(matches!(world.state.permits(&older), Err(Rejection::OutOfOrder(_))));
+    let receipt = world.receipt(4, 1, 0);
+    assert_eq!(world.act(Command::Announce { receipt }), Err(Rejection::NotJoined));
+    let shown = world.receipt(1, 1, 0).ledger;
+    assert_eq!(world.submit(1, 1, 0), Ok(1), "journals of before have no such records");
+    assert!(world.state.members[&site(1)].shown.length > shown.length);
+    world.check();
+}
+
 #[test]
 fn a_site_that_misses_a_round_is_not_waited_for_until_it_asks_again() {
     let mut world = World::with_sites(3);

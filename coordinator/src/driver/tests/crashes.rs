@@ -62,7 +62,7 @@ fn a_crash_at_any_record_of_the_journal_leads_to_the_same_models() {
     assert_eq!(rig.masks(), [7, 7, 7]);
     let journal = fs::read(Folder::new(rig.root.path()).journal()).expect("read");
     let ends: Vec<usize> = (1..=journal.len()).filter(|end| journal[end - 1] == b'\n').collect();
-    assert_eq!(ends.len(), 1 + 2 * 3 + 3 * (1 + 3 + 1) + 1);
+    assert_eq!(ends.len(), 1 + 2 * 3 + 3 * (1 + 2 * 3 + 1) + 1);
     let last = taken.last().expect("taken");
     for records in 1..=ends.len() {
         let earliest = taken.iter().find(|snapshot| snapshot.records >= records).expect("taken");

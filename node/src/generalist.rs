@@ -138,6 +138,14 @@ impl Generalist {
         Ok(Self { network, digest: digest(path)? })
     }
 
+    /// The same, looking twice where that helps the network ([`Promptable::look_twice`]): better masks for twice the time, where a
+    /// person waits for one scan. Training looks once.
+    #[must_use]
+    pub fn looking_twice(mut self) -> Self {
+        self.network.look_twice();
+        self
+    }
+
     /// The digest of the file that it was read from: who it is.
     pub fn digest(&self) -> Digest {
         self.digest

@@ -205,7 +205,7 @@ fn verify(args: &VerifyArgs) -> Result<(String, Value), SamCommandError> {
 
 fn segment(args: &SegmentArgs) -> Result<(String, Value), SamCommandError> {
     let (stored, image) = (nifti::read_grid(&args.input)?, nifti::read_image(&args.input)?);
-    let found = open(&args.generalist)?.segment(&image, &stored, &args.points)?;
+    let found = open(&args.generalist)?.looking_twice().segment(&image, &stored, &args.points)?;
     write_labels_like(&args.input, &found.mask, &args.out)?;
     if let Some(picture) = &args.preview {
         write_preview(picture, &image, &found.mask, None)?;

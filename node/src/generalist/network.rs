@@ -63,6 +63,10 @@ pub trait Promptable: Send + Sync + fmt::Debug {
     /// If embedding or mask have another shape than this network's.
     fn decode(&self, embedding: &weights::Tensor, prompts: &Prompts) -> Result<(Vec<f32>, f32), NetworkError>;
 
+    /// From now on looks at each view twice, as it is and turned by half a turn about its last axis, and gives the mean answer:
+    /// for networks that were trained on volumes stored in both ways. Embeddings are then twice as large, and others' do not fit.
+    fn look_twice(&mut self) {}
+
     /// An answer's logits at the resolution of a view of these sides.
     fn enlarge(&self, logits: Vec<f32>, view: [usize; 3]) -> Vec<f32>;
 }

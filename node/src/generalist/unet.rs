@@ -4,6 +4,8 @@
 //! resolution of the view. Its logits are divided by the temperature that made them honest on synthetic scans
 //! ([`crate::train::interactive::calibration`]), which moves no border.
 
+use std::borrow::Cow;
+
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 use semisam_shared::weights::{self, Weights};
 use serde::{Deserialize, Serialize};
@@ -105,7 +107,7 @@ impl Work for Open<'_> {
 
     fn run<B: TrainBackend>(self, device: &B::Device) -> Self::Output {
         let network = PromptUNet::<B::InnerBackend>::new(self.config, self.weights, device)?;
-        Ok(Box::new(Small { network, card: self.card, device: device.clone() }))
+        Ok(Box::new(Small { network, card: self.card, device: device.clone(), twice: false }))
     }
 }
 
@@ -114,13 +116,55 @@ struct Small<B: Backend> {
     network: PromptUNet<B>,
     card: Card,
     device: B::Device,
+    /// Whether it looks at a view a second time, turned.
+    twice: bool,
 }
 
 impl<B: ConvBackend> Small<B> {
+    fn look(&self, values: Vec<f32>, shape: [usize; 3]) -> Result<weights::Tensor, NetworkError> {
+        Ok(self.network.embed(self.maps(values, shape))?.to_host())
+    }
+
+    /// Logits and the guess of its own intersection over union, for one look at a view.
+    fn answer(
+        &self,
+        embedding: &weights::Tensor,
+        prompts: &Prompts,
+        turned: bool,
+    ) -> Result<(Vec<f32>, f32), NetworkError> {
+        let turn = |maps: Vec<f32>, shape| if turned { half_turn(&maps, shape) } else { maps };
+        let features = Features::from_host(&self.network.config(), embedding, &self.device)?;
+        let shape = features.sides();
+        let maps = self.maps(turn(prompts.maps(shape)?, shape), shape);
+        let maps = turn(to_host(self.network.decode(&features, maps)?.into_data()), shape);
+        let score = score(&maps) as f32;
+        Ok((maps[..maps.len() / 2].to_vec(), score))
+    }
+
     fn maps(&self, values: Vec<f32>, [x, y, z]: [usize; 3]) -> Tensor<B, 5> {
         let maps = values.len() / (x * y * z);
         Tensor::from_data(TensorData::new(values, [1, maps, x, y, z]), &self.device)
     }
+}
+
+impl<B: Backend> Small<B> {
+    /// The embedding of each look: of the view as it is, then turned.
+    fn looks<'a>(&self, embedding: &'a weights::Tensor) -> Vec<Cow<'a, weights::Tensor>> {
+        if !self.twice {
+            return vec![Cow::Borrowed(embedding)];
+        }
+        let mut shape = embedding.shape.clone();
+        shape.iter_mut().take(1).for_each(|numbers| *numbers /= 2);
+        let halves = embedding.values.split_at(embedding.values.len() / 2);
+        let look = |values: &[f32]| Cow::Owned(weights::Tensor { shape: shape.clone(), values: values.to_vec() });
+        vec![look(halves.0), look(halves.1)]
+    }
+}
+
+/// Maps of a view, turned by half a turn about its last axis; so turned again they are the same.
+fn half_turn(maps: &[f32], [x, y, z]: [usize; 3]) -> Vec<f32> {
+    let of_map = |map: &[f32]| map.chunks_exact(z).rev().flatten().copied().collect::<Vec<f32>>();
+    maps.chunks_exact(x * y * z).flat_map(of_map).collect()
 }
 
 impl<B: ConvBackend> Promptable for Small<B> {
@@ -141,22 +185,36 @@ impl<B: ConvBackend> Promptable for Small<B> {
     }
 
     fn embed(&self, image: &Image) -> Result<weights::Tensor, NetworkError> {
-        Ok(self.network.embed(self.maps(image.values.clone(), image.shape))?.to_host())
+        let mut looks = self.look(image.values.clone(), image.shape)?;
+        if self.twice {
+            looks.values.extend(self.look(half_turn(&image.values, image.shape), image.shape)?.values);
+            looks.shape[0] *= 2;
+        }
+        Ok(looks)
     }
 
     fn places(&self, embedding: &weights::Tensor) -> Result<weights::Tensor, NetworkError> {
-        let features = Features::<B>::from_host(&self.network.config(), embedding, &self.device)?;
+        let looks = self.looks(embedding);
+        let features = Features::<B>::from_host(&self.network.config(), &looks[0], &self.device)?;
         Ok(features.level(PLACES))
     }
 
     fn decode(&self, embedding: &weights::Tensor, prompts: &Prompts) -> Result<(Vec<f32>, f32), NetworkError> {
-        let features = Features::from_host(&self.network.config(), embedding, &self.device)?;
-        let (maps, shape) = (prompts.maps(features.sides())?, features.sides());
-        let mut maps = to_host(self.network.decode(&features, self.maps(maps, shape))?.into_data());
-        let score = score(&maps) as f32;
-        maps.truncate(maps.len() / 2);
-        maps.iter_mut().for_each(|logit| *logit /= self.card.temperature as f32);
-        Ok((maps, score))
+        let looks = self.looks(embedding);
+        let share = 1.0 / looks.len() as f32;
+        let (mut mean, mut guess) = (Vec::new(), 0.0);
+        for (number, look) in looks.iter().enumerate() {
+            let (logits, score) = self.answer(look, prompts, number == 1)?;
+            mean.resize(logits.len(), 0.0);
+            mean.iter_mut().zip(logits).for_each(|(mean, logit)| *mean += share * logit);
+            guess += share * score;
+        }
+        mean.iter_mut().for_each(|logit| *logit /= self.card.temperature as f32);
+        Ok((mean, guess))
+    }
+
+    fn look_twice(&mut self) {
+        self.twice = true;
     }
 
     fn enlarge(&self, logits: Vec<f32>, _: [usize; 3]) -> Vec<f32> {

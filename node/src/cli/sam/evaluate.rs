@@ -61,7 +61,7 @@ impl Sums {
 
 /// Prints a line for each object of each scan, a mean for each class where there are several, and the mean of all.
 pub(super) fn run(args: &EvaluateArgs, format: Format, out: &mut dyn Write) -> Result<(), SamCommandError> {
-    let generalist = open(&args.generalist)?;
+    let generalist = open(&args.generalist)?.looking_twice();
     let cohort = Cohort::open(&args.data)?;
     cohort.require_labelled()?;
     let most = args.clicks.iter().copied().max().unwrap_or(1) as usize;

@@ -71,6 +71,39 @@ fn a_file_is_opened_by_what_it_holds_and_answers() {
     assert_eq!(dice, [1.0, 1.0]);
 }
 
+/// A second look is the first one's at a view, prompts and answer turned by half a turn.
+#[test]
+fn a_second_look_is_a_look_at_a_turned_view() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = write(folder.path(), &layout::initial(&CONFIG, 1), &described(&card()));
+    let once = Generalist::open(&file, Device::Cpu).expect("a file");
+    let twice = Generalist::open(&file, Device::Cpu).expect("a file").looking_twice();
+    let view = once.network().view(&scan().0, None).expect("a view");
+    let mut turned = view.clone();
+    turned.image.values = half_turn(&view.image.values, [16; 3]);
+    let click = |at| vec![Click { at, sign: Sign::Foreground }];
+    let mask: Vec<f32> = (0..4096).map(|at| (at % 7) as f32 - 3.0).collect();
+    let straight = Prompts { clicks: click([5.0, 6.0, 7.0]), mask: Some(mask.clone()) };
+    let other = Prompts { clicks: click([10.0, 9.0, 7.0]), mask: Some(half_turn(&mask, [16; 3])) };
+    let answer = |generalist: &Generalist, view, prompts| {
+        let drawing = generalist.decode(&generalist.embed(view).expect("its size"), prompts).expect("it fits");
+        (drawing.logits.values, drawing.score)
+    };
+    let (one, score_one) = answer(&once, &view, &straight);
+    let (two, score_two) = answer(&once, &turned, &other);
+    let (mean, score) = answer(&twice, &view, &straight);
+    assert_ne!(one, half_turn(&two, [16; 3]));
+    for ((a, b), mean) in one.iter().zip(half_turn(&two, [16; 3])).zip(mean) {
+        assert!((0.5 * (a + b) - mean).abs() <= 1e-5 * (1.0 + mean.abs()), "{a} and {b} gave {mean}");
+    }
+    assert!((0.5 * (score_one + score_two) - score).abs() < 1e-6);
+    // what was kept for one look is refused by two
+    let kept = once.embed(&view).expect("its size");
+    assert!(twice.decode(&kept, &straight).is_err());
+    let (places, expected) = (twice.embed(&view).expect("its size"), once.network().places(&kept.values));
+    assert_eq!(twice.network().places(&places.values).expect("it fits"), expected.expect("it fits"));
+}
+
 #[test]
 fn a_hostile_file_is_refused_by_what_is_wrong_with_it() {
     let folder = tempfile::tempdir().expect("a folder");

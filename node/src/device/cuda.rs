@@ -1,8 +1,8 @@
 //! What CUDA does in another way than with stock operations, and what it does with these.
 //!
-//! Burn could try the kernels that it has for each product and size, and keep the fastest. On the machine that this was measured on
-//! that took ten seconds for each of some dozen sizes, in every program anew; so it is switched off, and chosen here what it
-//! would choose (ARCHITECTURE.md).
+//! Burn could try the kernels that it has for each product and size, and keep the fastest. That took ten seconds for each of some
+//! dozen sizes on every machine where nothing was kept from before; so it is switched off, and what it may choose is named here
+//! (ARCHITECTURE.md).
 
 use burn::{
     backend::{Autodiff, Cuda},

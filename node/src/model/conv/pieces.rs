@@ -56,7 +56,8 @@ impl Product {
     }
 }
 
-/// A convolution with an odd kernel that keeps the sides, for GPUs that have nothing better; no more than about `fits` numbers are laid out at once.
+/// A convolution with an odd kernel that keeps the sides, for GPUs that have nothing better; no more than about `fits` numbers are
+/// laid out at once.
 ///
 /// # Shapes
 /// `x` [batch, inputs, d, h, w], `weight` [outputs, inputs, kernel] -> [batch, outputs, d, h, w].

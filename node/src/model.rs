@@ -11,6 +11,7 @@ pub mod leaves;
 pub mod norm;
 pub mod pool;
 pub mod prompt_unet;
+mod recorded;
 pub mod resize;
 pub mod sam;
 pub mod shipped;

@@ -121,9 +121,8 @@ fn accepted_was_paid(
             format!("the update that was accepted is not the one that record {commit} of `{theirs}` committed");
         verdict.find(journal_file, Some(record), Kind::Unpaid, problem);
     }
-    let inside = (receipt.ledger.length as usize) <= ledger.log.records.len();
     let right = ledger.log.had(receipt.ledger) && receipt.ledger.length > *commit;
-    if !right && (inside || ledger.log.whole) {
+    if !right && should_have(ledger, receipt.ledger) {
         let problem = format!(
             "the update came with a head that `{theirs}` does not have after its COMMIT: the ledger was cut off or exchanged"
         );
@@ -131,10 +130,14 @@ fn accepted_was_paid(
     }
 }
 
+/// Whether what is here of a ledger reaches to `head`, or claims to be all of it.
+fn should_have(ledger: &LedgerBook, head: Head) -> bool {
+    (head.length as usize) <= ledger.log.records.len() || ledger.log.whole
+}
+
 /// A head that came with an update, whatever became of that, must be in the ledger.
 fn shown_is_kept(verdict: &mut Verdict, journal: &JournalBook, record: u64, head: Head, ledger: &LedgerBook) {
-    let inside = (head.length as usize) <= ledger.log.records.len();
-    if !ledger.log.had(head) && (inside || ledger.log.whole) {
+    if !ledger.log.had(head) && should_have(ledger, head) {
         let problem = format!(
             "an update was announced with a head that `{}` does not have: the ledger was cut off, exchanged or replaced by an \
              older copy",

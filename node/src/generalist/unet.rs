@@ -136,18 +136,12 @@ impl<B: ConvBackend> Small<B> {
         let features = Features::from_host(&self.network.config(), embedding, &self.device)?;
         let shape = features.sides();
         let maps = self.maps(turn(prompts.maps(shape)?, shape), shape);
-        let maps = turn(to_host(self.network.decode(&features, maps)?.into_data()), shape);
+        let mut maps = turn(to_host(self.network.decode(&features, maps)?.into_data()), shape);
         let score = score(&maps) as f32;
-        Ok((maps[..maps.len() / 2].to_vec(), score))
+        maps.truncate(maps.len() / 2);
+        Ok((maps, score))
     }
 
-    fn maps(&self, values: Vec<f32>, [x, y, z]: [usize; 3]) -> Tensor<B, 5> {
-        let maps = values.len() / (x * y * z);
-        Tensor::from_data(TensorData::new(values, [1, maps, x, y, z]), &self.device)
-    }
-}
-
-impl<B: Backend> Small<B> {
     /// The embedding of each look: of the view as it is, then turned.
     fn looks<'a>(&self, embedding: &'a weights::Tensor) -> Vec<Cow<'a, weights::Tensor>> {
         if !self.twice {
@@ -158,6 +152,11 @@ impl<B: Backend> Small<B> {
         let halves = embedding.values.split_at(embedding.values.len() / 2);
         let look = |values: &[f32]| Cow::Owned(weights::Tensor { shape: shape.clone(), values: values.to_vec() });
         vec![look(halves.0), look(halves.1)]
+    }
+
+    fn maps(&self, values: Vec<f32>, [x, y, z]: [usize; 3]) -> Tensor<B, 5> {
+        let maps = values.len() / (x * y * z);
+        Tensor::from_data(TensorData::new(values, [1, maps, x, y, z]), &self.device)
     }
 }
 

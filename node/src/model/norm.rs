@@ -11,12 +11,15 @@ use burn::{
         Autodiff, NodeId,
         checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
         grads::Gradients,
-        ops::{Backward, Ops, OpsKind},
+        ops::{Backward, Ops},
     },
-    tensor::{Tensor, TensorPrimitive, activation, backend::Backend, ops::FloatTensor},
+    tensor::{Tensor, activation, backend::Backend, ops::FloatTensor},
 };
 
-use super::conv::operator::ConvBackend;
+use super::{
+    conv::operator::ConvBackend,
+    recorded::{self, primitive, tensor},
+};
 
 /// PyTorch's default.
 pub(crate) const EPSILON: f64 = 1e-5;
@@ -44,7 +47,7 @@ pub(super) fn composed<B: Backend>(
     groups: usize,
 ) -> Tensor<B, 5> {
     let shape @ [batch, channels, d, h, w] = x.dims();
-    let Standard { values, inverse, .. } = Standard::of(x, groups);
+    let Standard { values, inverse } = Standard::of(x, groups);
     let factor = (inverse * by_group(scale, groups)).reshape([batch, channels, 1]);
     let y = values.reshape([batch, channels, d * h * w]) * factor + shift.reshape([1, channels, 1]);
     activation::relu(y).reshape(shape)
@@ -156,31 +159,10 @@ pub(super) fn record<B: ConvBackend, C: CheckpointStrategy>(
     shift: Tensor<Autodiff<B, C>, 1>,
     groups: usize,
 ) -> Tensor<Autodiff<B, C>, 5> {
-    let tracked = [primitive(x), primitive(scale), primitive(shift)];
-    let compute = {
-        let [x, scale, shift] = [0, 1, 2].map(|at| tracked[at].primitive.clone());
-        move || primitive(B::normalise(tensor(x), tensor(scale), tensor(shift), groups))
-    };
-    let nodes = [0, 1, 2].map(|at| tracked[at].node.clone());
-    let step = GroupNormRelu { groups };
-    tensor(match Backward::<B, 3>::prepare::<C>(step, nodes).compute_bound().stateful() {
-        OpsKind::Tracked(mut step) => {
-            let state = [0, 1, 2].map(|at| step.checkpoint(&tracked[at]));
-            // while `tracked` lives, no other thread's backward pass sweeps its nodes away
-            let result = step.finish(state, compute());
-            drop(tracked);
-            result
-        }
-        OpsKind::UnTracked(step) => step.finish(compute()),
-    })
-}
-
-fn tensor<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
-    Tensor::from_primitive(TensorPrimitive::Float(primitive))
-}
-
-fn primitive<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
-    tensor.into_primitive().tensor()
+    let inputs = [primitive(x), primitive(scale), primitive(shift)];
+    tensor(recorded::record::<B, C, _, 3>(GroupNormRelu { groups }, inputs, |[x, scale, shift]| {
+        primitive(B::normalise(tensor::<B, 5>(x), tensor(scale), tensor(shift), groups))
+    }))
 }
 
 #[cfg(test)]

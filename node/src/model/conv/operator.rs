@@ -12,7 +12,7 @@ use burn::{
         ops::{Backward, Ops, OpsKind},
     },
     tensor::{
-        Tensor, TensorPrimitive,
+        Tensor,
         backend::Backend,
         module::conv3d,
         ops::{ConvOptions, FloatTensor},
@@ -26,7 +26,11 @@ use super::{
     Convolved, Image, Norm, Term, composed,
     pieces::{self, Product},
 };
-use crate::model::{layout::Sampling, norm};
+use crate::model::{
+    layout::Sampling,
+    norm,
+    recorded::{primitive, tensor},
+};
 
 /// A backend that convolves.
 pub trait ConvBackend: Backend {
@@ -186,7 +190,7 @@ impl<B: ConvBackend> Recording<B> {
         let nodes: [_; N] = std::array::from_fn(|at| tracked[at].node.clone());
         let compute = || {
             let Convolved { values, moments } = B::convolve(image, weight, bias, sampling);
-            (values.into_primitive().tensor(), moments)
+            (primitive(values), moments)
         };
         let (result, moments) = match Backward::<B, N>::prepare::<C>(step, nodes).compute_bound().stateful() {
             OpsKind::Tracked(mut step) => {
@@ -205,21 +209,17 @@ impl<B: ConvBackend> Recording<B> {
                 (step.finish(values), moments)
             }
         };
-        Convolved { values: Tensor::from_primitive(TensorPrimitive::Float(result)), moments }
+        Convolved { values: tensor(result), moments }
     }
 }
 
 /// The tensor on the inner backend; the one that autodiff knows goes into the list.
 fn track<B: ConvBackend, C: CheckpointStrategy, const D: usize>(
-    tensor: Tensor<Autodiff<B, C>, D>,
+    differentiated: Tensor<Autodiff<B, C>, D>,
     tracked: &mut Vec<FloatTensor<Autodiff<B>>>,
 ) -> Tensor<B, D> {
-    let known = tensor.into_primitive().tensor();
-    let inner = Tensor::from_primitive(TensorPrimitive::Float(known.primitive.clone()));
+    let known = primitive(differentiated);
+    let inner = tensor(known.primitive.clone());
     tracked.push(known);
     inner
-}
-
-fn tensor<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
-    Tensor::from_primitive(TensorPrimitive::Float(primitive))
 }

@@ -12,16 +12,13 @@ use burn::{
         Autodiff, NodeId,
         checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
         grads::Gradients,
-        ops::{Backward, Ops, OpsKind},
+        ops::{Backward, Ops},
     },
-    tensor::{
-        Tensor, TensorPrimitive,
-        backend::Backend,
-        ops::{FloatTensor, PadMode},
-    },
+    tensor::{Tensor, backend::Backend, ops::PadMode},
 };
 
 use super::operator::ConvBackend;
+use crate::model::recorded::{self, primitive, tensor};
 
 /// Voxels that one piece of a sum goes over, at least.
 const PIECE: usize = 4096;
@@ -156,7 +153,7 @@ impl<B: ConvBackend> Backward<B, 2> for Product {
 
     fn backward(self, ops: Ops<Self::State, 2>, gradients: &mut Gradients, checkpointer: &mut Checkpointer) {
         let slope = tensor(gradients.consume::<B>(&ops.node));
-        let [x, weight] = ops.state.map(|node| tensor::<B>(checkpointer.retrieve_node_output(node)));
+        let [x, weight] = ops.state.map(|node| tensor::<B, 5>(checkpointer.retrieve_node_output(node)));
         let [_, _, kernel @ ..] = weight.dims();
         let [of_x, of_weight] = ops.parents;
         if let Some(node) = of_x {
@@ -174,28 +171,10 @@ pub(super) fn record<B: ConvBackend, C: CheckpointStrategy>(
     x: Tensor<Autodiff<B, C>, 5>,
     weight: Tensor<Autodiff<B, C>, 5>,
 ) -> Tensor<Autodiff<B, C>, 5> {
-    let tracked = [x, weight].map(|tensor| tensor.into_primitive().tensor());
-    let [x, weight] = [0, 1].map(|at| tensor::<B>(tracked[at].primitive.clone()));
-    let nodes = [0, 1].map(|at| tracked[at].node.clone());
-    let result = match Backward::<B, 2>::prepare::<C>(product, nodes).compute_bound().stateful() {
-        OpsKind::Tracked(mut step) => {
-            let state = [0, 1].map(|at| step.checkpoint(&tracked[at]));
-            // while `tracked` lives, no other thread's backward pass sweeps its nodes away
-            let result = step.finish(state, primitive(product.of(x, weight)));
-            drop(tracked);
-            result
-        }
-        OpsKind::UnTracked(step) => step.finish(primitive(product.of(x, weight))),
-    };
-    Tensor::from_primitive(TensorPrimitive::Float(result))
-}
-
-fn tensor<B: Backend>(primitive: FloatTensor<B>) -> Tensor<B, 5> {
-    Tensor::from_primitive(TensorPrimitive::Float(primitive))
-}
-
-fn primitive<B: Backend>(tensor: Tensor<B, 5>) -> FloatTensor<B> {
-    tensor.into_primitive().tensor()
+    tensor(recorded::record::<B, C, _, 2>(product, [x, weight].map(primitive), |inputs| {
+        let [x, weight] = inputs.map(tensor::<B, 5>);
+        primitive(product.of(x, weight))
+    }))
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! Pooling composed of stock operations: for backends without kernels of their own, and to compare kernels with.
 
-use burn::tensor::{Int, Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor};
+use burn::tensor::{Int, Tensor, backend::Backend, ops::FloatTensor};
+
+use crate::model::recorded::{primitive, tensor};
 
 pub(super) fn max_pool<B: Backend>(x: FloatTensor<B>, kernel: [usize; 3]) -> FloatTensor<B> {
-    bare(as_image(blocks(wrapped::<B>(x), kernel).max_dim(5)))
+    primitive(as_image(blocks(tensor::<B, 5>(x), kernel).max_dim(5)))
 }
 
 pub(super) fn max_pool_gradient<B: Backend>(
@@ -11,18 +13,18 @@ pub(super) fn max_pool_gradient<B: Backend>(
     kernel: [usize; 3],
     gradient: FloatTensor<B>,
 ) -> FloatTensor<B> {
-    let (x, gradient) = (wrapped::<B>(x), wrapped::<B>(gradient));
+    let (x, gradient) = (tensor::<B, 5>(x), tensor::<B, 5>(gradient));
     let (shape, count) = (x.dims(), kernel.iter().product::<usize>());
     let x = blocks(x, kernel);
     let others = x.clone().max_dim(5).repeat_dim(5, count).not_equal(x);
     let places = Tensor::<B, 1, Int>::arange(0..count as i64, &gradient.device());
     let places = places.reshape([1, 1, 1, 1, 1, count]).expand(others.dims());
     let first = places.clone().mask_fill(others, count as i64).min_dim(5).repeat_dim(5, count);
-    bare(whole(as_blocks(gradient, count).mask_fill(places.not_equal(first), 0.0), shape, kernel))
+    primitive(whole(as_blocks(gradient, count).mask_fill(places.not_equal(first), 0.0), shape, kernel))
 }
 
 pub(super) fn mean_pool<B: Backend>(x: FloatTensor<B>, kernel: [usize; 3]) -> FloatTensor<B> {
-    bare(as_image(blocks(wrapped::<B>(x), kernel).mean_dim(5)))
+    primitive(as_image(blocks(tensor::<B, 5>(x), kernel).mean_dim(5)))
 }
 
 pub(super) fn mean_pool_gradient<B: Backend>(
@@ -31,15 +33,7 @@ pub(super) fn mean_pool_gradient<B: Backend>(
     shape: [usize; 5],
 ) -> FloatTensor<B> {
     let count = kernel.iter().product::<usize>();
-    bare(whole(as_blocks(wrapped::<B>(gradient), count).div_scalar(count as f32), shape, kernel))
-}
-
-fn wrapped<B: Backend>(x: FloatTensor<B>) -> Tensor<B, 5> {
-    Tensor::from_primitive(TensorPrimitive::Float(x))
-}
-
-fn bare<B: Backend>(x: Tensor<B, 5>) -> FloatTensor<B> {
-    x.into_primitive().tensor()
+    primitive(whole(as_blocks(tensor::<B, 5>(gradient), count).div_scalar(count as f32), shape, kernel))
 }
 
 /// [batch, channels, d, h, w] -> [batch, channels, blocks along d, h, w, voxels of a block].

@@ -21,10 +21,17 @@ pub struct GuideArgs {
     /// A set of prompts that each generalist gets. Repeat for several.
     #[arg(long = "prompts", value_enum, value_name = "KIND")]
     pub prompts: Vec<Kind>,
-    /// Share of the generalists in the map that the student must agree with; the rest is the teacher's own.
+    /// Mean Dice between any two answers about an object below which none of them is believed; 0 believes all.
+    #[arg(long, value_name = "DICE")]
+    pub generalist_consensus: Option<f64>,
+    /// Share of the generalists in the map that the student must agree with, at least; the rest is the teacher's own.
     #[arg(long, value_name = "SHARE")]
     pub generalist_share: Option<f64>,
-    /// Factor of that agreement in the first step; it ramps down.
+    /// Dice between their mask and the teacher's below which they have more than that share, and from 0.15 less all of it; 0
+    /// leaves the share as it is.
+    #[arg(long, value_name = "DICE")]
+    pub generalist_deference: Option<f64>,
+    /// Factor of that agreement, once half of the steps are done.
     #[arg(long, value_name = "FACTOR")]
     pub generalist_weight: Option<f64>,
     /// Probability from which the teacher is sure enough to prompt a generalist; where it is sure of no voxel of the object,
@@ -49,7 +56,9 @@ impl GuideArgs {
             if !self.prompts.is_empty() {
                 how.sets.clone_from(&self.prompts);
             }
+            how.consensus = self.generalist_consensus.unwrap_or(how.consensus);
             how.share = self.generalist_share.unwrap_or(how.share);
+            how.deference = self.generalist_deference.unwrap_or(how.deference);
             how.weight = self.generalist_weight.unwrap_or(how.weight);
             how.prompting.confidence = self.prompt_confidence.unwrap_or(how.prompting.confidence);
             how.agreement = self.generalist_agreement.unwrap_or(how.agreement);

@@ -82,14 +82,19 @@ impl Answer {
 
     /// Dice of its mask and the belief's, within what was seen.
     pub fn agreement(&self, belief: &Belief) -> f64 {
-        let (mut common, mut all) = (0_usize, 0_usize);
-        for ((drawn, believed), seen) in self.mask().into_iter().zip(belief.mask()).zip(&self.seen) {
-            let believed = believed && *seen;
-            common += usize::from(drawn && believed);
-            all += usize::from(drawn) + usize::from(believed);
-        }
-        if all == 0 { 0.0 } else { 2.0 * common as f64 / all as f64 }
+        let voxels = self.mask().into_iter().zip(belief.mask()).zip(&self.seen);
+        overlap(voxels.map(|((drawn, believed), seen)| (drawn, believed && *seen)))
     }
+}
+
+/// Dice of two masks, voxel by voxel; 0 if both are empty, since two that see no object agree on none.
+pub fn overlap(voxels: impl Iterator<Item = (bool, bool)>) -> f64 {
+    let (mut common, mut all) = (0_usize, 0_usize);
+    for (a, b) in voxels {
+        common += usize::from(a && b);
+        all += usize::from(a) + usize::from(b);
+    }
+    if all == 0 { 0.0 } else { 2.0 * common as f64 / all as f64 }
 }
 
 /// Asks `generalist` about the object of `belief`, on a view of the same scan that it has embedded.

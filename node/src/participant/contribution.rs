@@ -372,7 +372,9 @@ fn guidance(method: Method, asked: &plan::Guidance) -> Guidance {
     let own = if method == Method::Semisam { Guidance::semisam() } else { Guidance::semisam_plus() };
     Guidance {
         prompting: Prompting { confidence: asked.confidence.get() as f32, ..own.prompting },
+        consensus: asked.consensus.get(),
         share: asked.share.get(),
+        deference: asked.deference.get(),
         agreement: asked.agreement.get(),
         weight: asked.weight.get(),
         ..own

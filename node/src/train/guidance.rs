@@ -1,10 +1,12 @@
 //! How generalists guide a student on a scan without labels: from the teacher's own map of the scan to a target for it.
 //!
-//! The teacher's map of one class prompts every generalist with every set of prompts ([`crate::generalist::prompter`]). What
-//! they draw is averaged with the map itself, never put in its place: a small study found that a generalist harms a good
-//! student and that the average helps everywhere (spec/semisam.md, section 13). Answers that disagree with everything that
-//! the teacher believes are left out, and a scan that no answer is left for goes without. Where the averaged opinions differ
-//! or doubt, the target counts less (section 6.3).
+//! The teacher's map of one class prompts every generalist with every set of prompts ([`crate::generalist::prompter`]).
+//! Answers that disagree with everything that the teacher believes are left out. Where the others do not agree with each other,
+//! nobody knows the object, and the scan goes without. Else they are averaged with the teacher's map: a generalist harms a
+//! good student, and the average helps (spec/semisam.md, section 13). How much they count against the teacher is decided scan
+//! by scan: answers that agree with each other and not with the teacher are right more often than it is, and the better
+//! the teacher, the more they agree with it (ARCHITECTURE.md, "The SAM branch"). Where the averaged opinions differ or doubt, the
+//! target counts less (section 6.3).
 //!
 //! A map is of a whole scan, so that the generalist sees what a crop does not show; steps cut their crops from it
 //! ([`Maps::opinion`]). It is a function of the teacher, the scan and a seed: of no other scan and no label (E1, E4).
@@ -20,6 +22,7 @@ use crate::{
         prompter::{
             Answer, Kind, Prompting, ask,
             belief::{Belief, entropy},
+            overlap,
         },
         store::{Source, Store},
         view::ViewError,
@@ -45,35 +48,63 @@ pub struct Guidance {
     pub sets: Vec<Kind>,
     /// How prompts are made.
     pub prompting: Prompting,
-    /// Share of the generalists in the averaged map; the rest is the teacher's own.
+    /// Mean Dice between any two answers about an object below which none of them is believed.
+    pub consensus: f64,
+    /// Share of the generalists in the averaged map, at least; the rest is the teacher's own.
     pub share: f64,
+    /// Dice between their mask and the teacher's below which they have more than their share, and from [`YIELDING`] less all
+    /// of it; 0 leaves the share as it is.
+    pub deference: f64,
     /// Dice with the teacher's mask below which an answer is left out.
     pub agreement: f64,
     /// What a target counts.
     pub trust: Trust,
     /// A scan's map is made anew each time that it was drawn so many times.
     pub every: u64,
-    /// Factor of the term in the first step; it ramps down.
+    /// Factor of the term, in a long run once its first half is done.
     pub weight: f64,
 }
 
+/// How much less agreement than [`Guidance::deference`] makes a teacher give way altogether.
+const YIELDING: f64 = 0.15;
+
 impl Guidance {
-    /// One set of prompts, the same trust everywhere: SemiSAM.
+    /// The same trust everywhere: SemiSAM.
     pub fn semisam() -> Self {
         Self {
-            sets: vec![Kind::Both],
+            sets: vec![Kind::Mask, Kind::Point, Kind::Both],
             prompting: Prompting::default(),
+            consensus: 0.75,
             share: 0.5,
+            deference: 0.85,
             agreement: 0.3,
             trust: Trust::Full,
-            every: 8,
-            weight: 1.0,
+            every: 6,
+            weight: 10.0,
         }
     }
 
-    /// Several sets of prompts, trusted as far as they agree: SemiSAM+.
+    /// Trusted voxel by voxel, as far as nothing is in doubt: SemiSAM+.
     pub fn semisam_plus() -> Self {
-        Self { sets: vec![Kind::Mask, Kind::Point, Kind::Both], trust: Trust::Entropy, ..Self::semisam() }
+        Self { trust: Trust::Entropy, ..Self::semisam() }
+    }
+
+    /// The average of `answers` and the belief that led to them: of those that agree with something of it. None if there is
+    /// none, or if they do not agree with each other.
+    pub fn average(&self, mut answers: Vec<Answer>, belief: &Belief) -> Option<Average> {
+        answers.retain(|answer| answer.agreement(belief) >= self.agreement);
+        let consensus = consensus(&answers);
+        if answers.is_empty() || consensus < self.consensus {
+            return None;
+        }
+        let together = Together::of(&answers);
+        let share = self.share_of(together.agreement(belief));
+        Some(Average { map: together.map(belief, share, self.trust), consensus, share })
+    }
+
+    /// What generalists weigh against a teacher whose mask has this Dice with theirs.
+    fn share_of(&self, agreement: f64) -> f64 {
+        self.share + (1.0 - self.share) * ((self.deference - agreement) / YIELDING).clamp(0.0, 1.0)
     }
 
     /// Refuses settings that make no sense.
@@ -83,7 +114,9 @@ impl Guidance {
     pub fn check(&self) -> Result<(), TrainError> {
         let share = "a number from 0 to 1";
         let rules = [
+            ("consensus", self.consensus, (0.0..=1.0).contains(&self.consensus), share),
             ("generalist share", self.share, (0.0..=1.0).contains(&self.share), share),
+            ("deference", self.deference, (0.0..=1.0).contains(&self.deference), share),
             ("agreement", self.agreement, (0.0..=1.0).contains(&self.agreement), share),
             (
                 "prompt confidence",
@@ -117,12 +150,19 @@ pub struct Guides<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Maps(Vec<Volume<[u8; 2]>>);
 
-/// Opinions about one class of a scan that are averaged.
-struct Average {
-    weight: f64,
-    /// Sums of w, w p and w p^2 over the generalists' answers at each voxel.
-    sums: Vec<[f64; 3]>,
+/// What answers about an object make of it, with what the teacher believes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Average {
+    /// Of each voxel its probability and what that counts, in 255ths.
+    pub map: Vec<[u8; 2]>,
+    /// The mean Dice between any two answers.
+    pub consensus: f64,
+    /// What the answers weigh in the map.
+    pub share: f64,
 }
+
+/// How many answers saw a voxel, and the sums of their probabilities there and of the squares of these.
+struct Together(Vec<[f64; 3]>);
 
 impl<'a> Guides<'a> {
     /// Those that a run needs; none where nothing is to be asked.
@@ -166,14 +206,14 @@ impl<'a> Guides<'a> {
             let average = self.ask_all(&belief, source, random)?;
             any |= average.is_some();
             maps.push(match average {
-                Some(average) => average.map(&belief, self.how.share, self.how.trust),
+                Some(average) => average.map,
                 None => vec![[0; 2]; grid.count()],
             });
         }
         Ok(any.then(|| Maps::of(maps.into_iter().map(|map| (grid.shape, map)).collect())))
     }
 
-    /// All answers about an object that agree with something of it; none if there is none.
+    /// What all answers about an object make of it.
     fn ask_all(
         &self,
         belief: &Belief,
@@ -181,7 +221,7 @@ impl<'a> Guides<'a> {
         random: impl Fn(usize, usize) -> ChaCha8Rng,
     ) -> Result<Option<Average>, TrainError> {
         let Some(centre) = belief.centre() else { return Ok(None) };
-        let mut average = Average { weight: 0.0, sums: vec![[0.0; 3]; belief.grid().count()] };
+        let mut answers = Vec::new();
         for (guide, generalist) in self.generalists.iter().enumerate() {
             let embedding = match self.store.embedding(generalist, source, centre) {
                 // a scan that shows nothing there is nothing to be asked about
@@ -190,24 +230,40 @@ impl<'a> Guides<'a> {
             };
             for (set, kind) in self.how.sets.iter().enumerate() {
                 let how = (*kind, &self.how.prompting);
-                let answer = ask(generalist, &embedding, belief, how, &mut random(guide, set))?;
-                if let Some(answer) = answer.filter(|answer| answer.agreement(belief) >= self.how.agreement) {
-                    average.add(&answer);
-                }
+                answers.extend(ask(generalist, &embedding, belief, how, &mut random(guide, set))?);
             }
         }
-        Ok((average.weight > 0.0).then_some(average))
+        Ok(self.how.average(answers, belief))
     }
 }
 
-impl Average {
-    fn add(&mut self, answer: &Answer) {
-        self.weight += 1.0;
-        let voxels = answer.logits.iter().zip(&answer.seen);
-        for (sums, (logit, _)) in self.sums.iter_mut().zip(voxels).filter(|(_, (_, seen))| **seen) {
-            let p = 1.0 / (1.0 + (-f64::from(*logit)).exp());
-            sums.iter_mut().zip([1.0, p, p * p]).for_each(|(sum, value)| *sum += value);
+/// The mean Dice between any two answers; 1 of one alone.
+fn consensus(answers: &[Answer]) -> f64 {
+    let masks: Vec<Vec<bool>> = answers.iter().map(Answer::mask).collect();
+    let pairs = masks.iter().enumerate().flat_map(|(at, first)| masks[..at].iter().map(move |second| (first, second)));
+    let (sum, count) = pairs.fold((0.0, 0.0), |(sum, count), (a, b)| {
+        (sum + overlap(a.iter().copied().zip(b.iter().copied())), count + 1.0)
+    });
+    if count == 0.0 { 1.0 } else { sum / count }
+}
+
+impl Together {
+    fn of(answers: &[Answer]) -> Self {
+        let mut sums = vec![[0.0; 3]; answers.first().map_or(0, |answer| answer.logits.len())];
+        for answer in answers {
+            let voxels = answer.logits.iter().zip(&answer.seen);
+            for (sums, (logit, _)) in sums.iter_mut().zip(voxels).filter(|(_, (_, seen))| **seen) {
+                let p = 1.0 / (1.0 + (-f64::from(*logit)).exp());
+                sums.iter_mut().zip([1.0, p, p * p]).for_each(|(sum, value)| *sum += value);
+            }
         }
+        Self(sums)
+    }
+
+    /// Dice of the averaged mask and the belief's, where anybody saw anything.
+    fn agreement(&self, belief: &Belief) -> f64 {
+        let voxels = self.0.iter().zip(belief.mask());
+        overlap(voxels.filter(|([count, ..], _)| *count > 0.0).map(|([count, sum, _], own)| (sum / count > 0.5, own)))
     }
 
     /// The answers, of which all together weigh `share`, with the belief, which weighs the rest and, where nobody saw
@@ -225,7 +281,7 @@ impl Average {
             };
             [mean, (-doubt).exp()].map(|value| (255.0 * value).round() as u8)
         };
-        self.sums.iter().zip(belief.probabilities()).map(of_voxel).collect()
+        self.0.iter().zip(belief.probabilities()).map(of_voxel).collect()
     }
 }
 

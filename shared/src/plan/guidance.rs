@@ -18,8 +18,13 @@ pub struct Guidance {
     pub generalists: Vec<Digest>,
     /// Weight of the agreement with them.
     pub weight: Decimal,
-    /// Their share in the map that is agreed with; the rest is the released model's own.
+    /// Mean Dice between any two answers about an object below which none of them is believed; 0 believes all.
+    pub consensus: Decimal,
+    /// Their share in the map that is agreed with, at least; the rest is the released model's own.
     pub share: Decimal,
+    /// Dice between their mask and the released model's below which they have more than that share, and from 0.15 less all
+    /// of it; 0 leaves the share as it is.
+    pub deference: Decimal,
     /// Dice with the released model's mask below which one of theirs is left out.
     pub agreement: Decimal,
     /// Probability from which the released model is sure enough to prompt them.
@@ -44,7 +49,9 @@ impl Guidance {
             ),
             (count == 1 || method != Method::Semisam, "`guidance.generalists` must be one for the method semisam"),
             (between(guidance.weight, 0.0, 1e6), "`guidance.weight` must be 0 or more"),
+            (between(guidance.consensus, 0.0, 1.0), "`guidance.consensus` must be 0 to 1"),
             (between(guidance.share, 0.0, 1.0), "`guidance.share` must be 0 to 1"),
+            (between(guidance.deference, 0.0, 1.0), "`guidance.deference` must be 0 to 1"),
             (between(guidance.agreement, 0.0, 1.0), "`guidance.agreement` must be 0 to 1"),
             (between(guidance.confidence, 0.5, 1.0), "`guidance.confidence` must be 0.5 to 1"),
         ];
@@ -66,7 +73,9 @@ mod tests {
         let guidance = |generalists: &[&[u8]]| Guidance {
             generalists: generalists.iter().map(|bytes| Digest::of(bytes)).collect(),
             weight: decimal(0.05),
+            consensus: decimal(0.75),
             share: decimal(0.5),
+            deference: decimal(0.85),
             agreement: decimal(0.3),
             confidence: decimal(0.8),
         };
@@ -87,8 +96,13 @@ mod tests {
         assert!(plan(Method::SemisamPlus, Some(guidance(&[b"one", b"two"]))).check().is_ok());
         assert!(plan(Method::Semisam, Some(guidance(&[b"one", b"two"]))).check().is_err());
         assert!(plan(Method::SemisamPlus, Some(guidance(&[b"one", b"one"]))).check().is_err());
-        let wrong = Guidance { share: decimal(1.5), ..guidance(&[b"one"]) };
-        assert!(plan(Method::Semisam, Some(wrong)).check().expect_err("1.5").to_string().contains("guidance.share"));
+        for (wrong, name) in [
+            (Guidance { share: decimal(1.5), ..guidance(&[b"one"]) }, "guidance.share"),
+            (Guidance { consensus: decimal(1.5), ..guidance(&[b"one"]) }, "guidance.consensus"),
+            (Guidance { deference: decimal(-0.5), ..guidance(&[b"one"]) }, "guidance.deference"),
+        ] {
+            assert!(plan(Method::Semisam, Some(wrong)).check().expect_err(name).to_string().contains(name));
+        }
         // another file is another plan, and a plan without generalists reads as it did before there were any
         let digest = |file: &[u8]| plan(Method::Semisam, Some(guidance(&[file]))).digest().expect("canonical");
         assert_ne!(digest(b"one"), digest(b"two"));

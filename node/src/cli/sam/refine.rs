@@ -19,7 +19,7 @@ use crate::{
     },
     generalist::{
         Generalist, GeneralistError,
-        prompter::{Answer, Kind, Prompting, ask, belief::Belief},
+        prompter::{Kind, Prompting, ask, belief::Belief},
         store::{Source, Store},
     },
     student::{Student, StudentError},
@@ -38,7 +38,7 @@ pub struct RefineArgs {
     /// A folder of scans; those with labels are scored.
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
-    /// Share of the generalist in the averaged map; the rest is the student's own.
+    /// Share of the generalist in the averaged map, at least; the rest is the student's own.
     #[arg(long, default_value_t = 0.5, value_name = "SHARE")]
     pub share: f64,
     /// Probability from which the student is sure enough to prompt.
@@ -61,28 +61,38 @@ pub struct RefineArgs {
 /// Sets of prompts, in the order of the columns.
 const KINDS: [(Kind, &str); 3] = [(Kind::Mask, "mask"), (Kind::Point, "point"), (Kind::Both, "both")];
 
-/// Dice of one object: the student's, and for each set of prompts the generalist's and that of the averaged map, on the grid
-/// at the student's spacing. Where nobody was asked, both are the student's own.
-#[derive(Clone, Copy, Default)]
+/// Dice of one object on the grid at the student's spacing: the student's, the generalist's for each set of prompts (the
+/// student's own where it was not asked), and that of the map that training would agree with.
+#[derive(Clone, Copy)]
 struct Found {
     student: f64,
     generalist: [f64; KINDS.len()],
-    averaged: [f64; KINDS.len()],
-    asked: [bool; KINDS.len()],
+    target: Option<Target>,
+}
+
+/// What training would agree with, in a scan that it would not leave out.
+#[derive(Clone, Copy)]
+struct Target {
+    dice: f64,
+    /// Mean Dice between any two answers.
+    consensus: f64,
+    /// The generalist's share.
+    share: f64,
 }
 
 /// Prints a line for each object of each scan, and the mean of all.
 pub(super) fn run(args: &RefineArgs, format: Format, out: &mut dyn Write) -> Result<(), SamCommandError> {
     // the settings of training, with the bounds that they have there
     let prompting = Prompting { confidence: args.prompt_confidence, ..Prompting::default() };
-    Guidance { share: args.share, prompting, ..Guidance::semisam() }.check().map_err(StudentError::from)?;
+    let how = Guidance { share: args.share, prompting, ..Guidance::semisam() };
+    how.check().map_err(StudentError::from)?;
     let generalist = open(&args.generalist)?;
     let student = Student::open(&args.student, None, resolve(args.generalist.device)?, args.spacing, args.patch)?;
     let cohort = Cohort::open(&args.data)?;
     cohort.require_labelled()?;
     let (mut all, mut rows) = (Vec::new(), 0);
     for (number, scan) in cohort.labelled().take(args.first.unwrap_or(usize::MAX)).enumerate() {
-        for (class, found) in of_scan(args, (&generalist, &student), scan, number as u64)? {
+        for (class, found) in of_scan((&how, args.seed), (&generalist, &student), scan, number as u64)? {
             tell((&scan.name, Some(class)), &found, format, out)?;
             all.push(found);
         }
@@ -95,7 +105,7 @@ pub(super) fn run(args: &RefineArgs, format: Format, out: &mut dyn Write) -> Res
 }
 
 fn of_scan(
-    args: &RefineArgs,
+    asked: (&Guidance, u64),
     (generalist, student): (&Generalist, &Student),
     scan: &Scan,
     number: u64,
@@ -111,7 +121,7 @@ fn of_scan(
     let mut all = Vec::new();
     for class in (1..student.config.classes).filter(|class| shows(&labels, *class)) {
         let belief = Belief::of_class(&softmax, class, &grid);
-        all.push((class, of_object(args, generalist, (&belief, &source), (&labels, class), number)?));
+        all.push((class, of_object(asked, generalist, (&belief, &source), (&labels, class), number)?));
     }
     Ok(all)
 }
@@ -121,7 +131,7 @@ fn shows(labels: &LabelMap, class: usize) -> bool {
 }
 
 fn of_object(
-    args: &RefineArgs,
+    (how, seed): (&Guidance, u64),
     generalist: &Generalist,
     (belief, source): (&Belief, &Source),
     (labels, class): (&LabelMap, usize),
@@ -130,38 +140,39 @@ fn of_object(
     let truth: Vec<u8> = labels.values.iter().map(|label| u8::from(usize::from(*label) == class)).collect();
     let scored = |mask: Vec<bool>| dice(&mask.into_iter().map(u8::from).collect::<Vec<_>>(), &truth);
     let student = scored(belief.mask());
-    let mut found = Found { student, generalist: [student; 3], averaged: [student; 3], asked: [false; KINDS.len()] };
+    let mut found = Found { student, generalist: [student; KINDS.len()], target: None };
     let Some(centre) = belief.centre() else { return Ok(found) };
     let embedding = Store::NONE.embedding(generalist, source, centre)?;
-    let how = Prompting { confidence: args.prompt_confidence, ..Prompting::default() };
+    let mut answers = Vec::new();
     for (column, (kind, _)) in KINDS.into_iter().enumerate() {
-        let mut random = generator(args.seed, "refine", &[number, class as u64, column as u64]);
-        if let Some(answer) = ask(generalist, &embedding, belief, (kind, &how), &mut random)? {
+        let mut random = generator(seed, "refine", &[number, class as u64, column as u64]);
+        if let Some(answer) = ask(generalist, &embedding, belief, (kind, &how.prompting), &mut random)? {
             found.generalist[column] = scored(answer.mask());
-            found.averaged[column] = scored(averaged(&answer, belief, args.share));
-            found.asked[column] = true;
+            answers.push(answer);
         }
     }
+    found.target = how.average(answers, belief).map(|average| Target {
+        dice: scored(average.map.iter().map(|[p, _]| *p > u8::MAX / 2).collect()),
+        consensus: average.consensus,
+        share: average.share,
+    });
     Ok(found)
 }
 
-/// What the averaged map takes for the object; the student's own opinion where nobody looked.
-fn averaged(answer: &Answer, belief: &Belief, share: f64) -> Vec<bool> {
-    let voxels = answer.logits.iter().zip(&answer.seen).zip(belief.probabilities());
-    let inside = |((logit, seen), own): ((&f32, &bool), &f32)| {
-        let (p, own) = (1.0 / (1.0 + (-f64::from(*logit)).exp()), f64::from(*own));
-        if *seen { share * p + (1.0 - share) * own > 0.5 } else { own > 0.5 }
-    };
-    voxels.map(inside).collect()
-}
-
+/// A scan that training would leave out is its student's own in the mean of targets.
 fn mean(all: &[Found]) -> Found {
     let of = |of: &dyn Fn(&Found) -> f64| all.iter().map(of).sum::<f64>() / all.len() as f64;
+    let kept: Vec<Target> = all.iter().filter_map(|found| found.target).collect();
+    let of_kept = |of: &dyn Fn(&Target) -> f64| kept.iter().map(of).sum::<f64>() / kept.len() as f64;
+    let target = Target {
+        dice: of(&|found| found.target.map_or(found.student, |target| target.dice)),
+        consensus: of_kept(&|target| target.consensus),
+        share: of_kept(&|target| target.share),
+    };
     Found {
         student: of(&|found| found.student),
         generalist: std::array::from_fn(|column| of(&|found| found.generalist[column])),
-        averaged: std::array::from_fn(|column| of(&|found| found.averaged[column])),
-        asked: std::array::from_fn(|column| all.iter().any(|found| found.asked[column])),
+        target: (!kept.is_empty()).then_some(target),
     }
 }
 
@@ -171,21 +182,20 @@ fn tell(
     format: Format,
     out: &mut dyn Write,
 ) -> Result<(), SamCommandError> {
-    let columns = || KINDS.iter().map(|(_, name)| *name).enumerate();
-    let numbers: Vec<String> = columns()
-        .map(|(column, name)| {
-            let asked = if found.asked[column] { "" } else { " (not asked)" };
-            format!("{name} {:.3} averaged {:.3}{asked}", found.generalist[column], found.averaged[column])
-        })
-        .collect();
+    let columns = || KINDS.iter().map(|(_, name)| *name).zip(found.generalist);
+    let by_prompts: Vec<String> = columns().map(|(name, dice)| format!("{name} {dice:.3}")).collect();
+    let target = found.target.map_or("left out".to_owned(), |Target { dice, consensus, share }| {
+        format!("{dice:.3} (consensus {consensus:.2}, share {share:.2})")
+    });
     let name = class.map_or(case.to_owned(), |class| format!("{case} class {class}"));
-    let words = format!("{name:<32} dice  student {:.3}  {}", found.student, numbers.join("  "));
-    let by_prompts = |values: [f64; KINDS.len()]| -> Map<String, Value> {
-        columns().map(|(column, name)| (name.to_owned(), json!(values[column]))).collect()
-    };
+    let words = format!("{name:<32} dice  student {:.3}  {}  target {target}", found.student, by_prompts.join("  "));
+    let generalist: Map<String, Value> = columns().map(|(name, dice)| (name.to_owned(), json!(dice))).collect();
+    let target = found
+        .target
+        .map(|Target { dice, consensus, share }| json!({ "dice": dice, "consensus": consensus, "share": share }));
     let value = json!({
         "case": case, "class": class, "prompts": "student", "student": found.student,
-        "generalist": by_prompts(found.generalist), "averaged": by_prompts(found.averaged),
+        "generalist": generalist, "target": target,
     });
     Ok(print(out, format, &words, &value)?)
 }

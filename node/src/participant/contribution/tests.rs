@@ -170,7 +170,9 @@ pub(in crate::participant) fn asking() -> Site {
     site.plan.training.guidance = Some(plan::Guidance {
         generalists: vec![digest_of_file(&checkpoint()).expect("a fixture")],
         weight: decimal(1.0),
+        consensus: decimal(0.0),
         share: decimal(0.5),
+        deference: decimal(0.85),
         agreement: decimal(0.0),
         confidence: decimal(0.5),
     });

@@ -31,7 +31,7 @@ fn maps(how: &Guidance, (source, grid, softmax): &(Source, Grid, Vec<f32>)) -> O
 
 /// Whatever the tiny random network draws is taken.
 fn lenient(how: Guidance) -> Guidance {
-    Guidance { agreement: 0.0, ..how }
+    Guidance { agreement: 0.0, consensus: 0.0, deference: 0.0, ..how }
 }
 
 #[test]
@@ -48,6 +48,38 @@ fn the_students_own_map_is_averaged_and_never_replaced_beyond_its_share() {
     for ((alone, half), replaced) in alone.iter().zip(&half).zip(&replaced) {
         assert!((half - 0.5 * (alone + replaced)).abs() <= 1.01 / 255.0, "{half} of {alone} and {replaced}");
     }
+}
+
+/// The more a teacher differs from what generalists agree on, the more they count against it.
+#[test]
+fn a_teacher_that_generalists_contradict_gives_way() {
+    let how = Guidance { share: 0.5, deference: 0.85, ..Guidance::semisam() };
+    for (agreement, share) in [(1.0, 0.5), (0.85, 0.5), (0.775, 0.75), (0.7, 1.0), (0.0, 1.0)] {
+        assert!((how.share_of(agreement) - share).abs() < 1e-12, "{agreement}");
+        assert!((Guidance { deference: 0.0, ..how.clone() }.share_of(agreement) - 0.5).abs() < 1e-12);
+    }
+    // a random network draws something else than the teacher believes, so that it gets the whole map
+    let scan = scan(1);
+    let lenient = lenient(Guidance::semisam());
+    let of = |share: f64, deference: f64| maps(&Guidance { share, deference, ..lenient.clone() }, &scan);
+    assert!(of(0.5, 0.85) == of(1.0, 0.0) && of(0.5, 0.85) != of(0.5, 0.0));
+}
+
+#[test]
+fn answers_that_contradict_each_other_are_not_believed() {
+    let answer = |inside: &[usize]| Answer {
+        logits: (0..6).map(|at| if inside.contains(&at) { 2.0 } else { -2.0 }).collect(),
+        seen: vec![true; 6],
+    };
+    let found = |answers: &[&[usize]]| consensus(&answers.iter().map(|inside| answer(inside)).collect::<Vec<_>>());
+    assert!((found(&[&[0, 1]]) - 1.0).abs() < 1e-12, "one alone contradicts nobody");
+    assert!((found(&[&[0, 1], &[1, 2]]) - 0.5).abs() < 1e-12);
+    assert!((found(&[&[0, 1], &[1, 2], &[1]]) - (0.5 + 2.0 * 2.0 / 3.0) / 3.0).abs() < 1e-12);
+    assert!(found(&[&[], &[]]) < 1e-12, "none that sees no object is believed");
+    // a random network's answers to different prompts differ
+    let how = lenient(Guidance::semisam());
+    assert!(maps(&how, &scan(2)).is_some());
+    assert_eq!(maps(&Guidance { consensus: 1.0, ..how }, &scan(2)), None);
 }
 
 /// More doubt is less weight, voxel by voxel, and full trust is the same weight everywhere.
@@ -126,6 +158,8 @@ fn senseless_settings_are_named() {
     assert!(Guidance::semisam().check().is_ok() && Guidance::semisam_plus().check().is_ok());
     for (wrong, name) in [
         (Guidance { share: 1.5, ..Guidance::semisam() }, "share"),
+        (Guidance { consensus: -0.5, ..Guidance::semisam() }, "consensus"),
+        (Guidance { deference: 2.0, ..Guidance::semisam() }, "deference"),
         (Guidance { every: 0, ..Guidance::semisam() }, "refresh"),
         (Guidance { sets: vec![], ..Guidance::semisam() }, "prompts"),
         (Guidance { weight: f64::NAN, ..Guidance::semisam() }, "weight"),

@@ -13,7 +13,7 @@ use crate::train::{
     generator,
     losses::{Targets, TermWeights},
     scans::ScanSet,
-    schedule::{decay, ramp, reversed_ramp},
+    schedule::{decay, early_ramp, ramp},
     step::Batch,
     trainer::{Doubt, Question, Step},
 };
@@ -87,7 +87,7 @@ impl<'a> Steps<'a> {
         });
         // pseudo-labels count more and more until three tenths of a round are done (spec/semisam.md, 7.1)
         let pseudo = run.round.map_or(0.0, |_| (number as f64 / (0.3 * run.steps as f64)).min(1.0));
-        let generalist = run.guidance.as_ref().map_or(0.0, |how| how.weight * reversed_ramp(number, run.steps));
+        let generalist = run.guidance.as_ref().map_or(0.0, |how| how.weight * early_ramp(number, run.steps));
         let teacher = run.consistency_weight * ramp(number, run.steps);
         Ok(Step {
             batch,

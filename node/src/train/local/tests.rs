@@ -196,7 +196,8 @@ fn generalists() -> Vec<Generalist> {
 fn guided(method: Method, steps: u64) -> LocalRun {
     let mut run = LocalRun { augment: true, noise: 0.0, dropout: false, ..run(method, steps) };
     let how = run.guidance.as_mut().expect("a guided method");
-    (how.agreement, how.prompting.confidence, how.every, how.weight) = (0.0, 0.5, 2, 1.0);
+    (how.agreement, how.consensus) = (0.0, 0.0);
+    (how.prompting.confidence, how.every, how.weight) = (0.5, 2, 1.0);
     run
 }
 

@@ -143,7 +143,7 @@ fn resident_deltas_are_the_hosts_and_depend_on_no_other_patient() {
 
 /// Asks the fixture's random network, and takes whatever it draws.
 fn guided(method: fn() -> Guidance) -> LocalTraining {
-    let mut how = Guidance { agreement: 0.0, weight: 1.0, ..method() };
+    let mut how = Guidance { agreement: 0.0, consensus: 0.0, weight: 1.0, ..method() };
     how.prompting.confidence = 0.5;
     LocalTraining { guidance: Some(how), certain: true, ..SETTINGS }
 }

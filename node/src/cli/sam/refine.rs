@@ -39,7 +39,7 @@ pub struct RefineArgs {
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
     /// Share of the generalist in the averaged map, at least; the rest is the student's own.
-    #[arg(long, default_value_t = 0.5, value_name = "SHARE")]
+    #[arg(long, default_value_t = Guidance::semisam().share, value_name = "SHARE")]
     pub share: f64,
     /// Probability from which the student is sure enough to prompt.
     #[arg(long, default_value_t = Prompting::default().confidence, value_name = "P")]

@@ -207,4 +207,7 @@ fn what_is_missing_or_no_generalist_is_named() {
     let good = fixture("sam_med3d/sam_med3d_tiny.pth");
     train(&data, &out, "2", &[&"--method", method, &"--generalist", &good, &"--generalist-share", &"2"])
         .says(1, &["share", "0 to 1"]);
+    train(&data, &out, "2", &[&"--method", method, &"--generalist", &good, &"--generalist-consensus", &"1.5"])
+        .says(1, &["consensus", "0 to 1"]);
+    assert!(!out.exists(), "what makes no sense is said before scans are prepared");
 }

@@ -30,7 +30,7 @@ use crate::{
         folder::{Cohort, FolderError},
     },
     device::{Device, DeviceChoice, DeviceError},
-    generalist::GeneralistError,
+    generalist::{GeneralistError, store::Store},
     model::{
         ModelError, VNetConfig,
         checkpoint::{self, CheckpointError},
@@ -39,6 +39,7 @@ use crate::{
     student::Student,
     train::{
         TrainError,
+        guidance::Guides,
         infer::Windows,
         local::{Aid, LocalRun, Method, Report, State, StateError, train_guided},
         scans::{ScanError, ScanSet},
@@ -201,6 +202,7 @@ pub fn run(
         ..LocalRun::new(config, args.method, args.patch, args.steps, args.seed)
     };
     let generalists = args.guides.open(&mut run, device)?;
+    Guides::needed(run.guidance.as_ref(), &generalists, &Store::NONE)?; // before scans are prepared
     fs::create_dir_all(&args.out).map_err(|source| TrainCommandError::Write { path: args.out.clone(), source })?;
     let (model_path, state_path) = (args.out.join("model.safetensors"), args.out.join("state.safetensors"));
     let state = saved(&state_path, &run)?.unwrap_or_else(|| State::new(&run, &start));

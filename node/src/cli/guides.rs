@@ -31,7 +31,8 @@ pub struct GuideArgs {
     /// leaves the share as it is.
     #[arg(long, value_name = "DICE")]
     pub generalist_deference: Option<f64>,
-    /// Factor of that agreement, once half of the steps are done.
+    /// Factor of that agreement where generalists contradict the teacher, once half of the steps are done; where they agree with it,
+    /// a tenth of that.
     #[arg(long, value_name = "FACTOR")]
     pub generalist_weight: Option<f64>,
     /// Probability from which the teacher is sure enough to prompt a generalist; where it is sure of no voxel of the object,

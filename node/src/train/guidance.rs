@@ -5,7 +5,7 @@
 //! nobody knows the object, and the scan goes without. Else they are averaged with the teacher's map: a generalist harms a
 //! good student, and the average helps (spec/semisam.md, section 13). How much they count against the teacher is decided scan
 //! by scan: answers that agree with each other and not with the teacher are right more often than it is, and the better
-//! the teacher, the more they agree with it (ARCHITECTURE.md, "The SAM branch"). Where the averaged opinions differ or doubt, the
+//! the teacher, the more they agree with it (ARCHITECTURE.md). A student that they agree with is left to its labels. Where the averaged opinions differ or doubt, the
 //! target counts less (section 6.3).
 //!
 //! A map is of a whole scan, so that the generalist sees what a crop does not show; steps cut their crops from it
@@ -61,12 +61,16 @@ pub struct Guidance {
     pub trust: Trust,
     /// A scan's map is made anew each time that it was drawn so many times.
     pub every: u64,
-    /// Factor of the term, in a long run once its first half is done.
+    /// Factor of the term where they contradict the teacher, in a long run once its first half is done; where they agree with it,
+    /// [`AGREED`] of that.
     pub weight: f64,
 }
 
 /// How much less agreement than [`Guidance::deference`] makes a teacher give way altogether.
 const YIELDING: f64 = 0.15;
+
+/// What is left of [`Guidance::weight`] in a scan whose teacher needs no help.
+const AGREED: f64 = 0.1;
 
 impl Guidance {
     /// The same trust everywhere: SemiSAM.
@@ -98,13 +102,14 @@ impl Guidance {
             return None;
         }
         let together = Together::of(&answers);
-        let share = self.share_of(together.agreement(belief));
-        Some(Average { map: together.map(belief, share, self.trust), consensus, share })
+        let doubted = self.doubted(together.agreement(belief));
+        let [share, weight] = [self.share, AGREED].map(|least| least + (1.0 - least) * doubted);
+        Some(Average { map: together.map(belief, share, self.trust), consensus, share, weight })
     }
 
-    /// What generalists weigh against a teacher whose mask has this Dice with theirs.
-    fn share_of(&self, agreement: f64) -> f64 {
-        self.share + (1.0 - self.share) * ((self.deference - agreement) / YIELDING).clamp(0.0, 1.0)
+    /// How far a teacher gives way whose mask has this Dice with the generalists': 0 is not at all, 1 altogether.
+    fn doubted(&self, agreement: f64) -> f64 {
+        ((self.deference - agreement) / YIELDING).clamp(0.0, 1.0)
     }
 
     /// Refuses settings that make no sense.
@@ -146,9 +151,14 @@ pub struct Guides<'a> {
     pub how: &'a Guidance,
 }
 
-/// The target of a whole scan: for each class but the background its probability and what that counts, in 255ths.
+/// The target of a whole scan.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Maps(Vec<Volume<[u8; 2]>>);
+pub struct Maps {
+    /// For each class but the background its probability and what that counts, in 255ths.
+    classes: Vec<Volume<[u8; 2]>>,
+    /// Share of the term's factor that the scan gets.
+    weight: f32,
+}
 
 /// What answers about an object make of it, with what the teacher believes.
 #[derive(Clone, Debug, PartialEq)]
@@ -159,6 +169,8 @@ pub struct Average {
     pub consensus: f64,
     /// What the answers weigh in the map.
     pub share: f64,
+    /// Share of the term's factor.
+    pub weight: f64,
 }
 
 /// How many answers saw a voxel, and the sums of their probabilities there and of the squares of these.
@@ -197,20 +209,21 @@ impl<'a> Guides<'a> {
         (seed, number): (u64, u64),
     ) -> Result<Option<Maps>, TrainError> {
         let classes = softmax.len() / grid.count();
-        let (mut maps, mut any) = (Vec::<Vec<[u8; 2]>>::with_capacity(classes - 1), false);
+        let (mut maps, mut weight) = (Vec::<Vec<[u8; 2]>>::with_capacity(classes - 1), 0.0_f64);
         for class in 1..classes {
             let belief = Belief::of_class(softmax, class, grid);
             let random = |guide: usize, set: usize| {
                 generator(seed, "prompts", &[source.number(), number, class as u64, guide as u64, set as u64])
             };
             let average = self.ask_all(&belief, source, random)?;
-            any |= average.is_some();
+            weight = weight.max(average.as_ref().map_or(0.0, |average| average.weight));
             maps.push(match average {
                 Some(average) => average.map,
                 None => vec![[0; 2]; grid.count()],
             });
         }
-        Ok(any.then(|| Maps::of(maps.into_iter().map(|map| (grid.shape, map)).collect())))
+        let classes = maps.into_iter().map(|map| (grid.shape, map)).collect();
+        Ok((weight > 0.0).then(|| Maps::of(classes, weight as f32)))
     }
 
     /// What all answers about an object make of it.
@@ -289,23 +302,35 @@ impl Together {
 const NOWHERE: [[f64; 4]; 4] = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]];
 
 impl Maps {
-    /// Of the extents and voxels of each class but the background.
-    pub(super) fn of(parts: Vec<([usize; 3], Vec<[u8; 2]>)>) -> Self {
-        Self(parts.into_iter().map(|(shape, values)| Volume { shape, affine: NOWHERE, values }).collect())
+    /// Of the extents and voxels of each class but the background, and the scan's share of the term's factor.
+    pub(super) fn of(parts: Vec<([usize; 3], Vec<[u8; 2]>)>, weight: f32) -> Self {
+        let classes = parts.into_iter().map(|(shape, values)| Volume { shape, affine: NOWHERE, values }).collect();
+        Self { classes, weight }
+    }
+
+    /// Share of the term's factor that the scan gets: the largest of its classes.
+    pub fn weight(&self) -> f32 {
+        self.weight
     }
 
     /// Extents and voxels of each class but the background.
     pub(super) fn parts(&self) -> impl Iterator<Item = ([usize; 3], Vec<[u8; 2]>)> {
-        self.0.iter().map(|map| (map.shape, map.values.clone()))
+        self.classes.iter().map(|map| (map.shape, map.values.clone()))
     }
 
     /// The target of the crop that the same draws cut of the scan.
     pub fn opinion(&self, patch: [usize; 3], varied: bool, random: &ChaCha8Rng) -> Opinion {
         let cut = |map: &Volume<[u8; 2]>| crop_beside(map, patch, varied, &mut random.clone()).values;
-        let pieces: Vec<[u8; 2]> = self.0.iter().flat_map(cut).collect();
+        let pieces: Vec<[u8; 2]> = self.classes.iter().flat_map(cut).collect();
         let part = |part: usize| pieces.iter().map(|voxel| f32::from(voxel[part]) / 255.0).collect();
         Opinion { probability: part(0), confidence: part(1) }
     }
+}
+
+/// The mean weight of the maps of a batch; all of the factor where there is none, since it multiplies nothing.
+pub(super) fn mean_weight(weights: impl Iterator<Item = f32>) -> f64 {
+    let (sum, count) = weights.fold((0.0, 0.0), |(sum, count), weight| (sum + f64::from(weight), count + 1.0));
+    if count == 0.0 { 1.0 } else { sum / count }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::{
     TrainError,
     crops::{Crop, PreparedScan, perturb},
     generator,
-    guidance::{Guidance, Guides, Maps},
+    guidance::{Guidance, Guides, Maps, mean_weight},
     infer::{Windows, by_network},
     losses::{Opinion, Targets, TermWeights},
     parallel,
@@ -347,11 +347,12 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
-    fn crops(&self, random: &mut ChaCha8Rng) -> Vec<(Crop, Option<Opinion>)> {
+    /// Crops, and what generalists say of them, with its weight.
+    fn crops(&self, random: &mut ChaCha8Rng) -> Vec<(Crop, Option<(Opinion, f32)>)> {
         let (scans, patch, varied) = (&self.patient.scans, self.settings.patch(), self.settings.augment);
         let crop = |_| {
             let chosen = self.useful[random.random_range(0..self.useful.len())];
-            let opinion = self.maps[chosen].as_ref().map(|maps| maps.opinion(patch, varied, random));
+            let opinion = self.maps[chosen].as_ref().map(|maps| (maps.opinion(patch, varied, random), maps.weight()));
             (scans[chosen].crop(patch, varied, random), opinion)
         };
         (0..self.settings.batch).map(crop).collect()
@@ -370,7 +371,9 @@ impl Client<'_> {
 
     /// A step on crops that are drawn from `random`: the teacher sees them clean, the student with noise.
     fn step(&self, random: &mut ChaCha8Rng) -> Step {
-        let (crops, opinions): (Vec<Crop>, Vec<Option<Opinion>>) = self.crops(random).into_iter().unzip();
+        let (crops, opinions): (Vec<Crop>, Vec<Option<(Opinion, f32)>>) = self.crops(random).into_iter().unzip();
+        let heard = mean_weight(opinions.iter().flatten().map(|(_, weight)| *weight));
+        let opinions: Vec<Option<Opinion>> = opinions.into_iter().map(|opinion| Some(opinion?.0)).collect();
         let (settings, samples) = (self.settings, crops.len());
         let images = crops.iter().flat_map(|crop| crop.image.iter().copied()).collect();
         let mut batch = Batch { images, samples, patch: settings.patch() };
@@ -386,7 +389,7 @@ impl Client<'_> {
             doubt: settings.certain.then(|| self.doubt(&batch, random, self.classes)),
         });
         let pseudo_labels = pseudo_labels.unwrap_or_default();
-        let generalist = settings.guidance.as_ref().map_or(0.0, |how| how.weight);
+        let generalist = settings.guidance.as_ref().map_or(0.0, |how| how.weight * heard);
         perturb(&mut batch.images, settings.noise, random);
         Step {
             batch,

@@ -16,7 +16,7 @@ use crate::{decimal::Decimal, ids::Digest};
 pub struct Guidance {
     /// SHA-256 of their checkpoint files.
     pub generalists: Vec<Digest>,
-    /// Weight of the agreement with them.
+    /// Weight of the agreement with them where they contradict the released model; where they agree with it, a tenth of that.
     pub weight: Decimal,
     /// Mean Dice between any two answers about an object below which none of them is believed; 0 believes all.
     pub consensus: Decimal,

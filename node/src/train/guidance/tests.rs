@@ -40,7 +40,7 @@ fn the_students_own_map_is_averaged_and_never_replaced_beyond_its_share() {
     let own: Vec<f64> = scan.2[scan.1.count()..].iter().map(|p| f64::from(*p)).collect();
     let with = |share: f64| {
         let maps = maps(&Guidance { share, ..lenient(Guidance::semisam()) }, &scan).expect("an object");
-        maps.0[0].values.iter().map(|[p, _]| f64::from(*p) / 255.0).collect::<Vec<_>>()
+        maps.classes[0].values.iter().map(|[p, _]| f64::from(*p) / 255.0).collect::<Vec<_>>()
     };
     let (alone, half, replaced) = (with(0.0), with(0.5), with(1.0));
     assert!(alone.iter().zip(&own).all(|(found, own)| (found - own).abs() <= 0.51 / 255.0));
@@ -54,15 +54,17 @@ fn the_students_own_map_is_averaged_and_never_replaced_beyond_its_share() {
 #[test]
 fn a_teacher_that_generalists_contradict_gives_way() {
     let how = Guidance { share: 0.5, deference: 0.85, ..Guidance::semisam() };
-    for (agreement, share) in [(1.0, 0.5), (0.85, 0.5), (0.775, 0.75), (0.7, 1.0), (0.0, 1.0)] {
-        assert!((how.share_of(agreement) - share).abs() < 1e-12, "{agreement}");
-        assert!((Guidance { deference: 0.0, ..how.clone() }.share_of(agreement) - 0.5).abs() < 1e-12);
+    for (agreement, doubted) in [(1.0, 0.0), (0.85, 0.0), (0.775, 0.5), (0.7, 1.0), (0.0, 1.0)] {
+        assert!((how.doubted(agreement) - doubted).abs() < 1e-12, "{agreement}");
+        assert!(Guidance { deference: 0.0, ..how.clone() }.doubted(agreement) < 1e-12);
     }
-    // a random network draws something else than the teacher believes, so that it gets the whole map
+    // a random network draws something else than the teacher believes, so that it gets the whole map and all weight
     let scan = scan(1);
     let lenient = lenient(Guidance::semisam());
-    let of = |share: f64, deference: f64| maps(&Guidance { share, deference, ..lenient.clone() }, &scan);
-    assert!(of(0.5, 0.85) == of(1.0, 0.0) && of(0.5, 0.85) != of(0.5, 0.0));
+    let of = |share: f64, deference: f64| maps(&Guidance { share, deference, ..lenient.clone() }, &scan).expect("maps");
+    assert!(of(0.5, 0.85).classes == of(1.0, 0.0).classes && of(0.5, 0.85).classes != of(0.5, 0.0).classes);
+    assert!((of(0.5, 0.85).weight() - 1.0).abs() < 1e-6 && (of(0.5, 0.0).weight() - 0.1).abs() < 1e-6);
+    assert!((mean_weight([1.0, 0.1].into_iter()) - 0.55).abs() < 1e-6);
 }
 
 #[test]
@@ -88,7 +90,7 @@ fn e09_confidence_falls_with_doubt() {
     let scan = scan(2);
     let of = |trust: Trust| {
         let how = lenient(Guidance { trust, ..Guidance::semisam_plus() });
-        maps(&how, &scan).expect("an object").0.remove(0).values
+        maps(&how, &scan).expect("an object").classes.remove(0).values
     };
     assert!(of(Trust::Full).iter().all(|[_, confidence]| *confidence == 255));
     let mut by_doubt: Vec<(f32, u8)> =
@@ -99,7 +101,7 @@ fn e09_confidence_falls_with_doubt() {
     assert!(most.0 > least.0 && most.1 < least.1, "{least:?} {most:?}");
     // where all agree nothing varies
     let alone = maps(&lenient(Guidance { share: 0.0, trust: Trust::Variance, ..Guidance::semisam_plus() }), &scan);
-    assert!(alone.expect("an object").0[0].values.iter().all(|[_, confidence]| *confidence == 255));
+    assert!(alone.expect("an object").classes[0].values.iter().all(|[_, confidence]| *confidence == 255));
     assert!(of(Trust::Variance).iter().any(|[_, confidence]| *confidence < 250));
 }
 
@@ -135,8 +137,8 @@ fn a_class_nobody_speaks_of_counts_nothing() {
     let (source, grid, softmax) = scan(4);
     let three: Vec<f32> = softmax.iter().copied().chain(std::iter::repeat_n(0.0, grid.count())).collect();
     let found = maps(&lenient(Guidance::semisam()), &(source, grid, three)).expect("the first class");
-    assert!(found.0.len() == 2 && found.0[0].values.iter().all(|[_, confidence]| *confidence > 0));
-    assert!(found.0[1].values.iter().all(|voxel| *voxel == [0; 2]));
+    assert!(found.classes.len() == 2 && found.classes[0].values.iter().all(|[_, confidence]| *confidence > 0));
+    assert!(found.classes[1].values.iter().all(|voxel| *voxel == [0; 2]));
 }
 
 #[test]
@@ -144,7 +146,7 @@ fn an_opinion_is_the_crop_of_its_map() {
     let found = maps(&lenient(Guidance::semisam()), &scan(5)).expect("an object");
     let random = generator(1, "test", &[]);
     let opinion = found.opinion([16, 32, 16], true, &random);
-    let cut = crop_beside(&found.0[0], [16, 32, 16], true, &mut random.clone()).values;
+    let cut = crop_beside(&found.classes[0], [16, 32, 16], true, &mut random.clone()).values;
     assert_eq!(opinion.probability.len(), 16 * 32 * 16);
     for ((p, confidence), voxel) in opinion.probability.iter().zip(&opinion.confidence).zip(&cut) {
         assert_eq!([*p, *confidence], voxel.map(|value| f32::from(value) / 255.0));

@@ -21,7 +21,7 @@ use crate::{
     train::{
         TrainError,
         crops::crop_beside,
-        guidance::{Guides, Maps},
+        guidance::{Guides, Maps, mean_weight},
         infer::{Windows, by_network},
         losses::IGNORED,
         rounds::PseudoLabels,
@@ -88,6 +88,8 @@ impl<'a> Adviser<'a> {
             let known = kept.get(&draw.scan)?;
             Some(known.maps.opinion(self.run.patch, self.run.augment, &draw.random))
         }));
+        let known = draws.iter().filter_map(|draw| kept.get(&draw.scan));
+        step.terms.generalist *= mean_weight(known.map(|known| known.maps.weight()));
         step.targets.opinions = opinions;
         Ok(())
     }
@@ -148,7 +150,8 @@ pub(super) fn to_tensors(kept: &Kept) -> impl Iterator<Item = (String, Tensor)> 
             let values = values.into_iter().map(|voxel| f32::from(u16::from_le_bytes(voxel))).collect();
             (format!("maps.{scan}.{class}"), Tensor { shape: shape.to_vec(), values })
         };
-        std::iter::once(when).chain(known.maps.parts().enumerate().map(of_class))
+        let weight = (format!("maps.{scan}.weight"), Tensor { shape: vec![1], values: vec![known.maps.weight()] });
+        [when, weight].into_iter().chain(known.maps.parts().enumerate().map(of_class))
     })
 }
 
@@ -164,6 +167,7 @@ pub(super) fn from_tensors<'a>(tensors: impl Iterator<Item = (&'a str, &'a Tenso
     let of_scan = |(scan, mut parts): (usize, BTreeMap<&str, &Tensor>)| {
         let drawn = parts.remove("drawn")?.values.iter().map(whole);
         let drawn: Vec<u8> = drawn.map(|byte| u8::try_from(byte?).ok()).collect::<Option<_>>()?;
+        let weight = *parts.remove("weight")?.values.first().filter(|weight| **weight > 0.0 && **weight <= 1.0)?;
         let of_class = |class: usize| {
             let tensor = parts.get(class.to_string().as_str())?;
             let values = tensor.values.iter().map(|value| whole(value).map(u16::to_le_bytes));
@@ -171,7 +175,8 @@ pub(super) fn from_tensors<'a>(tensors: impl Iterator<Item = (&'a str, &'a Tenso
         };
         let maps = (0..classes - 1).map(of_class).collect::<Option<Vec<_>>>()?;
         let complete = parts.len() == maps.len();
-        complete.then_some((scan, Known { drawn: u64::from_le_bytes(drawn.try_into().ok()?), maps: Maps::of(maps) }))
+        let drawn = u64::from_le_bytes(drawn.try_into().ok()?);
+        complete.then(|| (scan, Known { drawn, maps: Maps::of(maps, weight) }))
     };
     known.into_iter().map(of_scan).collect()
 }

@@ -312,9 +312,21 @@ fn damaged_maps_are_no_state() {
         State::from_bytes(&Weights::new(tensors).expect("shapes fit").to_safetensors().expect("bytes"), &run)
     };
     assert!(read(&|_, _| true).is_ok_and(|read| read == state));
-    let is_map = |name: &str| name.starts_with("maps.") && !name.ends_with("drawn");
+    let is_map = |name: &str| name.starts_with("maps.") && !name.ends_with("drawn") && !name.ends_with("weight");
     assert!(read(&|name, _| !is_map(name)).is_err());
     assert!(read(&|name, _| !name.ends_with(".drawn")).is_err());
+    for damaged in [f32::NAN, -1.0, 0.0, 1.5] {
+        let change = |name: &str, tensor: &mut Tensor| {
+            tensor
+                .values
+                .iter_mut()
+                .filter(|_| name.ends_with(".weight") && name.starts_with("maps."))
+                .for_each(|value| *value = damaged);
+            true
+        };
+        assert!(read(&change).is_err(), "{damaged}");
+    }
+    assert!(read(&|name, _| !(name.starts_with("maps.") && name.ends_with(".weight"))).is_err());
     assert!(
         read(&|name, tensor| {
             if is_map(name) {

@@ -17,13 +17,13 @@ use burn::{
     tensor::{TensorData, backend::AutodiffBackend},
 };
 use burn_flex::FlexTensor;
-use semisam_kernels::attention::{Attention, Shared, Tokens};
+use semisam_kernels::{
+    attention::{Attention, Shared, Tokens},
+    gelu::gelu,
+};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{
-    conv::operator::ConvBackend,
-    sam::{operator::TransformerBackend, rows},
-};
+use crate::model::{conv::operator::ConvBackend, sam::operator::TransformerBackend};
 
 /// Where weights, optimiser and losses of a training run live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl TransformerBackend for Flex {
     }
 
     fn gelu_exact(x: FlexTensor) -> FlexTensor {
-        in_place(x, rows::gelu)
+        in_place(x, gelu)
     }
 }
 

@@ -2,12 +2,13 @@
 //!
 //! Slices in, slices out: this crate knows no tensor library. In reading order: [`simd`] (vectors, and which instructions
 //! are used), [`source`] (what is done to numbers while they are read), [`conv`] and [`norm`] (most of a network), [`pool`]
-//! and [`resize`] (blocks and sizes of images), [`attention`] (of a frozen transformer), [`memory`] (what becomes of freed
+//! and [`resize`] (blocks and sizes of images), [`attention`] and [`gelu`] (of a frozen transformer), [`memory`] (what becomes of freed
 //! memory), [`peak`] (what the kernels' speed is measured against).
 
 pub mod attention;
 pub mod conv;
 mod exponential;
+pub mod gelu;
 pub mod memory;
 pub mod norm;
 pub mod peak;

@@ -13,7 +13,6 @@ mod mask_decoder;
 pub mod operator;
 mod prompt_encoder;
 pub mod resize;
-pub mod rows;
 #[cfg(test)]
 mod tests;
 mod transformer;

@@ -44,7 +44,6 @@ struct Neck<B: Backend> {
 
 impl<B: TransformerBackend> ImageEncoder<B> {
     pub(super) fn take(parts: &mut Parts<'_, B>, config: &SamConfig) -> Self {
-        let voxels: usize = config.patch.iter().product();
         let blocks = config.windows.iter().enumerate().map(|(number, window)| {
             let path = format!("image_encoder.blocks.{number}");
             let perceptron = [1, 2].map(|layer| format!("{path}.mlp.lin{layer}"));
@@ -56,10 +55,9 @@ impl<B: TransformerBackend> ImageEncoder<B> {
             }
         });
         let blocks = blocks.collect();
-        let inputs = config.image_channels * voxels;
         Self {
             config: config.clone(),
-            patches: Linear::take_as(parts, "image_encoder.patch_embed.proj", [config.width, inputs]),
+            patches: Linear::take(parts, "image_encoder.patch_embed.proj"),
             places: parts.tensor::<5>("image_encoder.pos_embed").reshape([config.tokens(), config.width]),
             blocks,
             neck: Neck::take(parts, config),

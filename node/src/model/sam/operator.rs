@@ -2,7 +2,7 @@
 //!
 //! A backend that has nothing better inherits its stock operators. On the CPU those hold the logits of all heads at once
 //! and call a scalar exponential or error function per number, GELU on one thread. There `semisam_kernels::attention`
-//! never holds the logits, and [`super::rows`] does GELU in plain Rust that the compiler vectorises.
+//! never holds the logits, and `semisam_kernels::gelu` is vectorised.
 
 use burn::tensor::{Tensor, TensorMetadata, TensorPrimitive, ops::FloatTensor};
 

@@ -1,9 +1,9 @@
 //! What generalists say about the crops of a step, between the making of the step and its computation: only then is it known
 //! what the teacher believes.
 //!
-//! Each scan has a map of its own, made when the scan is drawn and has none yet, and made anew each time that it was drawn
-//! so many times again ([`Guidance::every`]), so that the branch costs a fixed share of a step. Maps are a part of the run's
-//! state: a run that was interrupted goes on with the same bits.
+//! Each scan has a map of its own, made when the scan is drawn for the first time, and made anew each time that it was drawn
+//! so many times again ([`Guidance::every`]), so that the branch costs a fixed share of a step: where nobody had anything to
+//! say, too. Maps are a part of the run's state: a run that was interrupted goes on with the same bits.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +38,8 @@ pub(super) type Kept = BTreeMap<usize, Known>;
 pub(super) struct Known {
     /// How often the scan had been drawn before.
     pub(super) drawn: u64,
-    pub(super) maps: Maps,
+    /// None if nobody had anything to say.
+    pub(super) maps: Option<Maps>,
 }
 
 /// Asks generalists about scans.
@@ -76,20 +77,18 @@ impl<'a> Adviser<'a> {
                     Some(network) => network,
                     None => self.teacher(trainer, device)?,
                 };
-                match self.maps::<B>(draw, &network, device)? {
-                    Some(maps) => kept.insert(draw.scan, Known { drawn: draw.before, maps }),
-                    None => kept.remove(&draw.scan),
-                };
+                let maps = self.maps::<B>(draw, &network, device)?;
+                kept.insert(draw.scan, Known { drawn: draw.before, maps });
                 teacher = Some(network);
             }
         }
         let mut opinions = vec![None; step.batch.samples - draws.len()];
         opinions.extend(draws.iter().map(|draw| {
-            let known = kept.get(&draw.scan)?;
-            Some(known.maps.opinion(self.run.patch, self.run.augment, &draw.random))
+            let maps = kept.get(&draw.scan)?.maps.as_ref()?;
+            Some(maps.opinion(self.run.patch, self.run.augment, &draw.random))
         }));
-        let known = draws.iter().filter_map(|draw| kept.get(&draw.scan));
-        step.terms.generalist *= mean_weight(known.map(|known| known.maps.weight()));
+        let maps = draws.iter().filter_map(|draw| kept.get(&draw.scan)?.maps.as_ref());
+        step.terms.generalist *= mean_weight(maps.map(Maps::weight));
         step.targets.opinions = opinions;
         Ok(())
     }
@@ -141,7 +140,8 @@ pub(super) fn label(run: &LocalRun, step: &mut Step, draws: impl Iterator<Item =
     step.targets.pseudo_labels = all;
 }
 
-/// Maps as tensors of a state: two bytes of a voxel are a whole number, which single precision holds exactly.
+/// Maps as tensors of a state: two bytes of a voxel are a whole number, which single precision holds exactly. Of a scan about
+/// which nobody had anything to say there is the time alone.
 pub(super) fn to_tensors(kept: &Kept) -> impl Iterator<Item = (String, Tensor)> + '_ {
     kept.iter().flat_map(|(scan, known)| {
         let drawn = known.drawn.to_le_bytes().map(f32::from).to_vec();
@@ -150,8 +150,11 @@ pub(super) fn to_tensors(kept: &Kept) -> impl Iterator<Item = (String, Tensor)> 
             let values = values.into_iter().map(|voxel| f32::from(u16::from_le_bytes(voxel))).collect();
             (format!("maps.{scan}.{class}"), Tensor { shape: shape.to_vec(), values })
         };
-        let weight = (format!("maps.{scan}.weight"), Tensor { shape: vec![1], values: vec![known.maps.weight()] });
-        [when, weight].into_iter().chain(known.maps.parts().enumerate().map(of_class))
+        let of_maps = move |maps: &Maps| {
+            let weight = (format!("maps.{scan}.weight"), Tensor { shape: vec![1], values: vec![maps.weight()] });
+            std::iter::once(weight).chain(maps.parts().enumerate().map(of_class)).collect::<Vec<_>>()
+        };
+        std::iter::once(when).chain(known.maps.iter().flat_map(of_maps))
     })
 }
 
@@ -167,6 +170,10 @@ pub(super) fn from_tensors<'a>(tensors: impl Iterator<Item = (&'a str, &'a Tenso
     let of_scan = |(scan, mut parts): (usize, BTreeMap<&str, &Tensor>)| {
         let drawn = parts.remove("drawn")?.values.iter().map(whole);
         let drawn: Vec<u8> = drawn.map(|byte| u8::try_from(byte?).ok()).collect::<Option<_>>()?;
+        let drawn = u64::from_le_bytes(drawn.try_into().ok()?);
+        if parts.is_empty() {
+            return Some((scan, Known { drawn, maps: None }));
+        }
         let weight = *parts.remove("weight")?.values.first().filter(|weight| **weight > 0.0 && **weight <= 1.0)?;
         let of_class = |class: usize| {
             let tensor = parts.get(class.to_string().as_str())?;
@@ -175,8 +182,7 @@ pub(super) fn from_tensors<'a>(tensors: impl Iterator<Item = (&'a str, &'a Tenso
         };
         let maps = (0..classes - 1).map(of_class).collect::<Option<Vec<_>>>()?;
         let complete = parts.len() == maps.len();
-        let drawn = u64::from_le_bytes(drawn.try_into().ok()?);
-        complete.then(|| (scan, Known { drawn, maps: Maps::of(maps, weight) }))
+        complete.then(|| (scan, Known { drawn, maps: Some(Maps::of(maps, weight)) }))
     };
     known.into_iter().map(of_scan).collect()
 }

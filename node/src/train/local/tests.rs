@@ -239,6 +239,21 @@ fn e03_generalists_move_the_student_and_an_interrupted_run_ends_in_the_same_bits
     }
 }
 
+#[test]
+fn scans_about_which_nobody_has_anything_to_say_are_asked_about_no_more_often_than_others() {
+    let scans = scans();
+    let mut run = guided(Method::Semisam, 9 * scans.positions(false).len() as u64);
+    let how = run.guidance.as_mut().expect("guided");
+    (how.agreement, how.every) = (1.0, 4);
+    let (state, losses) = go(&run, learnt(&run, &scans), &scans, run.steps - 1);
+    let kept: Vec<_> = state.maps.values().collect();
+    // each was drawn nine times or is about to be
+    assert_eq!(kept.len(), scans.positions(false).len());
+    assert!(kept.iter().all(|known| known.maps.is_none() && [4, 8].contains(&known.drawn)));
+    assert!(losses.iter().all(|losses| losses.generalist == 0.0));
+    assert!(State::from_bytes(&state.to_bytes().expect("bytes"), &run).expect("its own settings") == state);
+}
+
 /// spec/semisam.md, E1 and E2: what a scan without labels is shown as says nothing of its labels.
 #[test]
 fn e01_labels_of_unlabelled_scans_change_no_bit() {

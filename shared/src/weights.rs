@@ -10,6 +10,9 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::ids::Digest;
 
+/// How many tensors an error names.
+const NAMED: usize = 5;
+
 /// One tensor, row-major.
 #[derive(Clone, PartialEq)]
 pub struct Tensor {
@@ -61,7 +64,7 @@ pub enum WeightsError {
     },
     /// The names or shapes are not those of the architecture.
     #[error(
-        "the weights do not fit the architecture: missing [{missing}], superfluous [{superfluous}], wrong shape [{reshaped}]"
+        "the weights do not fit the architecture: missing [{missing}], superfluous [{superfluous}], wrong shape [{reshaped}]; give a file that was written for this architecture"
     )]
     Mismatch {
         /// Names that are absent.
@@ -194,12 +197,15 @@ impl Weights {
     /// Checks that `other` has exactly the names and shapes of this one.
     ///
     /// # Errors
-    /// Names every tensor that is missing, superfluous or of another shape.
+    /// Names the first few tensors that are missing, superfluous or of another shape, and says how many there are more.
     pub fn same_architecture(&self, other: &Weights) -> Result<(), WeightsError> {
         if self.architecture() == other.architecture() {
             return Ok(());
         }
-        let list = |names: Vec<&str>| names.join(", ");
+        let list = |names: Vec<&str>| match names.len().saturating_sub(NAMED) {
+            0 => names.join(", "),
+            more => format!("{}, and {more} more", names[..NAMED].join(", ")),
+        };
         let missing = self.iter().filter(|(name, _)| other.get(name).is_none()).map(|(name, _)| name);
         let superfluous = other.iter().filter(|(name, _)| self.get(name).is_none()).map(|(name, _)| name);
         let reshaped = self
@@ -275,6 +281,9 @@ mod tests {
         let other = Weights::new([("a.bias".to_owned(), Tensor { shape, values: vec![0.0; 3] })]).expect("fits");
         let error = weights.same_architecture(&other).expect_err("differs").to_string();
         assert!(error.contains("missing [b.weight]") && error.contains("wrong shape [a.bias]"), "{error}");
+        let many = (0..118).map(|n| (format!("t{n:03}"), Tensor { shape: vec![1], values: vec![0.0] }));
+        let error = Weights::new(many).expect("fits").same_architecture(&weights).expect_err("differs").to_string();
+        assert!(error.contains("t004, and 113 more], superfluous [a.bias, b.weight]"), "{error}");
     }
 
     #[test]

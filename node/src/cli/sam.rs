@@ -211,6 +211,11 @@ fn segment(args: &SegmentArgs) -> Result<(String, Value), SamCommandError> {
         write_preview(picture, &image, &found.mask, None)?;
     }
     let foreground = found.mask.values.iter().filter(|class| **class > 0).count();
+    if foreground == 0 {
+        tracing::warn!(
+            "nothing was drawn at these points: give more of them, inside the object and, with :-, outside it"
+        );
+    }
     let millilitres = foreground as f64 * found.mask.spacing().iter().product::<f64>() / 1000.0;
     let words = format!(
         "`{}`: {foreground} voxels of foreground, {millilitres:.1} ml, predicted overlap {:.2}",

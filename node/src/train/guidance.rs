@@ -160,6 +160,17 @@ pub struct Maps {
     weight: f32,
 }
 
+/// What came of asking about a scan.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Told {
+    /// The teacher is sure of too little for anybody to be asked.
+    Unasked,
+    /// Nobody had anything to say that can be believed.
+    Nothing,
+    /// A target.
+    Target(Maps),
+}
+
 /// What answers about an object make of it, with what the teacher believes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Average {
@@ -197,7 +208,7 @@ impl<'a> Guides<'a> {
     }
 
     /// The target of a scan, given the teacher's `softmax` [classes, voxels] on the scan's grid at the student's spacing, and
-    /// where the generalists can see it; draws are named by `seed` and `number`. None if nobody has anything to say.
+    /// where the generalists can see it; draws are named by `seed` and `number`.
     ///
     /// # Errors
     /// If the scan cannot be shown to a generalist.
@@ -207,15 +218,18 @@ impl<'a> Guides<'a> {
         grid: &Grid,
         source: &Source,
         (seed, number): (u64, u64),
-    ) -> Result<Option<Maps>, TrainError> {
+    ) -> Result<Told, TrainError> {
         let classes = softmax.len() / grid.count();
         let (mut maps, mut weight) = (Vec::<Vec<[u8; 2]>>::with_capacity(classes - 1), 0.0_f64);
+        let mut asked = false;
         for class in 1..classes {
             let belief = Belief::of_class(softmax, class, grid);
             let random = |guide: usize, set: usize| {
                 generator(seed, "prompts", &[source.number(), number, class as u64, guide as u64, set as u64])
             };
-            let average = self.ask_all(&belief, source, random)?;
+            let answers = self.ask_all(&belief, source, random)?;
+            asked |= !answers.is_empty();
+            let average = self.how.average(answers, &belief);
             weight = weight.max(average.as_ref().map_or(0.0, |average| average.weight));
             maps.push(match average {
                 Some(average) => average.map,
@@ -223,18 +237,22 @@ impl<'a> Guides<'a> {
             });
         }
         let classes = maps.into_iter().map(|map| (grid.shape, map)).collect();
-        Ok((weight > 0.0).then(|| Maps::of(classes, weight as f32)))
+        Ok(match (asked, weight > 0.0) {
+            (false, _) => Told::Unasked,
+            (true, false) => Told::Nothing,
+            (true, true) => Told::Target(Maps::of(classes, weight as f32)),
+        })
     }
 
-    /// What all answers about an object make of it.
+    /// All answers about an object; none where there is nothing to ask.
     fn ask_all(
         &self,
         belief: &Belief,
         source: &Source,
         random: impl Fn(usize, usize) -> ChaCha8Rng,
-    ) -> Result<Option<Average>, TrainError> {
-        let Some(centre) = belief.centre() else { return Ok(None) };
+    ) -> Result<Vec<Answer>, TrainError> {
         let mut answers = Vec::new();
+        let Some(centre) = belief.centre() else { return Ok(answers) };
         for (guide, generalist) in self.generalists.iter().enumerate() {
             let embedding = match self.store.embedding(generalist, source, centre) {
                 // a scan that shows nothing there is nothing to be asked about
@@ -246,7 +264,7 @@ impl<'a> Guides<'a> {
                 answers.extend(ask(generalist, &embedding, belief, how, &mut random(guide, set))?);
             }
         }
-        Ok(self.how.average(answers, belief))
+        Ok(answers)
     }
 }
 
@@ -300,6 +318,16 @@ impl Together {
 
 /// Maps have the grid of their scan and need no place of their own.
 const NOWHERE: [[f64; 4]; 4] = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]];
+
+impl Told {
+    /// The target, if there is one.
+    pub fn target(self) -> Option<Maps> {
+        match self {
+            Self::Target(maps) => Some(maps),
+            Self::Unasked | Self::Nothing => None,
+        }
+    }
+}
 
 impl Maps {
     /// Of the extents and voxels of each class but the background, and the scan's share of the term's factor.

@@ -326,7 +326,7 @@ fn maps_of<B: TrainBackend>(
         }
         let windows = Windows::half_overlapping(settings.patch());
         let softmax = by_network::<B>(&network, &scan.image, windows, device)?;
-        guides.maps(&softmax, &Grid::from(&scan.image), source, (seed, 0))
+        Ok(guides.maps(&softmax, &Grid::from(&scan.image), source, (seed, 0))?.target())
     };
     patient.scans.iter().zip(&patient.sources).map(of_scan).collect()
 }

@@ -127,10 +127,12 @@ impl Places {
 /// If scans are missing, a training fails, or a result cannot be written. What was done is kept.
 pub fn run(options: &Options, progress: &Progress) -> Result<String, AccuracyError> {
     let places = Places::below(&disk::absolute(&options.out)?);
+    check(&options.settings)?;
+    disk::create_folder(&options.out)?;
+    let record = Record::open(&places.record)?;
     prepare(options, &places)?;
     let executable = std::env::current_exe().map_err(AccuracyError::Executable)?;
     let launcher = Launcher { executable, threads: 1 };
-    let record = Record::open(&places.record)?;
     let runs = options.settings.runs();
     let missing: Vec<Run> = runs.iter().filter(|run| record.find(&Of::training(run)).is_none()).cloned().collect();
     progress.say(&format!("{} trainings, {} of them done before", runs.len(), runs.len() - missing.len()));
@@ -144,9 +146,8 @@ pub fn run(options: &Options, progress: &Progress) -> Result<String, AccuracyErr
     Ok(table)
 }
 
-/// Makes the folders and parts the scans.
-fn prepare(options: &Options, places: &Places) -> Result<(), AccuracyError> {
-    let settings = &options.settings;
+/// Refuses trainings that lack a file.
+fn check(settings: &Settings) -> Result<(), AccuracyError> {
     if settings.starts.contains(&runs::Start::Warm) && settings.init.is_none() {
         return Err(AccuracyError::NoInit);
     }
@@ -155,6 +156,12 @@ fn prepare(options: &Options, places: &Places) -> Result<(), AccuracyError> {
     {
         return Err(AccuracyError::NoGeneralist(runs::name(*method)));
     }
+    Ok(())
+}
+
+/// Makes the folders and parts the scans.
+fn prepare(options: &Options, places: &Places) -> Result<(), AccuracyError> {
+    let settings = &options.settings;
     for folder in [&places.logs, &places.runs] {
         disk::create_folder(folder)?;
     }

@@ -197,9 +197,10 @@ struct Bench<'a> {
 /// # Errors
 /// If scans are missing, a program fails, or a result cannot be written. What was done is kept.
 pub fn run(options: &Options, progress: &Progress) -> Result<String, PrivacyError> {
+    disk::create_folder(&options.out)?;
+    let mut record = Record::open(&options.out.join("runs.jsonl"))?;
     let bench = Bench::prepare(options, progress)?;
     let settings = &options.settings;
-    let mut record = Record::open(&bench.places.out.join("runs.jsonl"))?;
     for seed in 1..=settings.seeds {
         for &labelled in &settings.labelled {
             bench.measure(labelled, seed, &mut record)?;

@@ -1,6 +1,11 @@
-//! What came of measurements, one line of JSON each, written as soon as it is known.
+//! What came of measurements, one line of JSON each, written as soon as it is known. Whoever has the record open has the
+//! folder of results: a second program there would take away the scans that the first one trains on.
 
-use std::{io::Write, path::Path, path::PathBuf};
+use std::{
+    fs::{File, TryLockError},
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -35,6 +40,8 @@ struct Line<K> {
 #[derive(Debug)]
 pub struct Record<K> {
     path: PathBuf,
+    /// Locked.
+    file: File,
     lines: Vec<Line<K>>,
 }
 
@@ -55,6 +62,12 @@ pub enum RecordError {
         #[source]
         source: serde_json::Error,
     },
+    /// Another program is at it.
+    #[error("another measurement is under way in this folder (`{}` is locked): wait for its end, or choose another --out", .0.display())]
+    Busy(PathBuf),
+    /// It cannot be locked.
+    #[error("cannot lock `{}`; choose an --out on a local disk", .0.display())]
+    Lock(PathBuf, #[source] std::io::Error),
     /// It cannot be written.
     #[error("cannot write `{}`; check that the disk has room", .0.display())]
     Write(PathBuf, #[source] std::io::Error),
@@ -87,19 +100,22 @@ pub fn last_line(text: &str, command: &str) -> Result<Value, RecordError> {
 }
 
 impl<K: PartialEq + Serialize + DeserializeOwned> Record<K> {
-    /// Reads what is known; nothing where there is no file.
+    /// Reads what is known, in a folder that exists; nothing where there is no file.
     ///
     /// # Errors
-    /// If a line is no result.
+    /// If another program has it open, or a line is no result.
     pub fn open(path: &Path) -> Result<Self, RecordError> {
+        let file = disk::append(path)?;
+        file.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => RecordError::Busy(path.into()),
+            TryLockError::Error(source) => RecordError::Lock(path.into(), source),
+        })?;
         let mut lines = Vec::new();
-        if path.exists() {
-            for (at, text) in disk::read_text(path)?.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
-                let line = serde_json::from_str(text);
-                lines.push(line.map_err(|source| RecordError::Line { path: path.into(), line: at + 1, source })?);
-            }
+        for (at, text) in disk::read_text(path)?.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
+            let line = serde_json::from_str(text);
+            lines.push(line.map_err(|source| RecordError::Line { path: path.into(), line: at + 1, source })?);
         }
-        Ok(Self { path: path.into(), lines })
+        Ok(Self { path: path.into(), file, lines })
     }
 
     /// What came of it, if it was measured.
@@ -121,8 +137,7 @@ impl<K: PartialEq + Serialize + DeserializeOwned> Record<K> {
     pub fn add(&mut self, of: K, score: Score, seconds: Option<f64>) -> Result<(), RecordError> {
         let line = Line { of, score, seconds };
         let text = serde_json::to_string(&line).expect("a result is plain numbers and names") + "\n";
-        let mut file = disk::append(&self.path)?;
-        file.write_all(text.as_bytes()).map_err(|source| RecordError::Write(self.path.clone(), source))?;
+        self.file.write_all(text.as_bytes()).map_err(|source| RecordError::Write(self.path.clone(), source))?;
         self.lines.push(line);
         Ok(())
     }
@@ -161,14 +176,27 @@ mod tests {
         record.add(training(1), score, Some(4.0)).expect("written");
         record.add(training(2), score, Some(6.0)).expect("written");
         record.add(atlas.clone(), score, None).expect("written");
+        let lines = record.lines;
+        drop(record.file);
         let again = Record::open(&path).expect("three lines");
-        assert_eq!(again.lines, record.lines);
+        assert_eq!(again.lines, lines);
         assert_eq!((again.find(&training(1)), again.find(&training(3))), (Some(score), None));
         assert_eq!(again.find(&atlas), Some(score));
         // a training with another number of steps is another training
         assert_eq!(again.find(&Of::Training { steps: 11, seed: 1 }), None);
         assert_eq!(again.seconds(|of| matches!(of, Of::Training { .. })), Some(5.0));
         assert_eq!(again.seconds(|of| *of == atlas), None);
+    }
+
+    #[test]
+    fn two_measurements_in_one_folder_are_one_too_many() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("runs.jsonl");
+        let first = Record::<Of>::open(&path).expect("nothing yet");
+        let error = Record::<Of>::open(&path).expect_err("the first is not done").to_string();
+        assert!(error.contains("another measurement") && error.contains("--out"), "{error}");
+        drop(first);
+        assert!(Record::<Of>::open(&path).is_ok());
     }
 
     #[test]

@@ -26,7 +26,10 @@ fn scan(seed: u64) -> (Source, Grid, Vec<f32>) {
 
 fn maps(how: &Guidance, (source, grid, softmax): &(Source, Grid, Vec<f32>)) -> Option<Maps> {
     let (generalists, store) = (tiny(), Store::default());
-    Guides { generalists: &generalists, store: &store, how }.maps(softmax, grid, source, (7, 1)).expect("it fits")
+    Guides { generalists: &generalists, store: &store, how }
+        .maps(softmax, grid, source, (7, 1))
+        .expect("it fits")
+        .target()
 }
 
 /// Whatever the tiny random network draws is taken.
@@ -111,7 +114,7 @@ fn e04_maps_do_not_depend_on_the_scans_before() {
     let guides = Guides { generalists: &generalists, store: &store, how: &how };
     let scans: Vec<_> = (0..3).map(scan).collect();
     let of = |(source, grid, softmax): &(Source, Grid, Vec<f32>)| {
-        guides.maps(softmax, grid, source, (7, 1)).expect("it fits").expect("an object")
+        guides.maps(softmax, grid, source, (7, 1)).expect("it fits").target().expect("an object")
     };
     let forwards: Vec<Maps> = scans.iter().map(of).collect();
     let backwards: Vec<Maps> = scans.iter().rev().map(of).collect();

@@ -1,9 +1,9 @@
 //! What generalists say about the crops of a step, between the making of the step and its computation: only then is it known
 //! what the teacher believes.
 //!
-//! Each scan has a map of its own, made when the scan is drawn for the first time, and made anew each time that it was drawn
-//! so many times again ([`Guidance::every`]), so that the branch costs a fixed share of a step: where nobody had anything to
-//! say, too. Maps are a part of the run's state: a run that was interrupted goes on with the same bits.
+//! Each scan has a map of its own, made as soon as the teacher is sure enough of something to ask about, and made anew each
+//! time that it was drawn so many times again ([`Guidance::every`]), so that the branch costs a fixed share of a step: where
+//! nobody had anything to say, too. Maps are a part of the run's state: a run that was interrupted goes on with the same bits.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ use crate::{
     train::{
         TrainError,
         crops::crop_beside,
-        guidance::{Guides, Maps, mean_weight},
+        guidance::{Guides, Maps, Told, mean_weight},
         infer::{Windows, by_network},
         losses::IGNORED,
         rounds::PseudoLabels,
@@ -38,7 +38,7 @@ pub(super) type Kept = BTreeMap<usize, Known>;
 pub(super) struct Known {
     /// How often the scan had been drawn before.
     pub(super) drawn: u64,
-    /// None if nobody had anything to say.
+    /// None if nobody had anything to say that can be believed.
     pub(super) maps: Option<Maps>,
 }
 
@@ -77,8 +77,10 @@ impl<'a> Adviser<'a> {
                     Some(network) => network,
                     None => self.teacher(trainer, device)?,
                 };
-                let maps = self.maps::<B>(draw, &network, device)?;
-                kept.insert(draw.scan, Known { drawn: draw.before, maps });
+                match self.ask::<B>(draw, &network, device)? {
+                    Told::Unasked => kept.remove(&draw.scan),
+                    told => kept.insert(draw.scan, Known { drawn: draw.before, maps: told.target() }),
+                };
                 teacher = Some(network);
             }
         }
@@ -102,13 +104,13 @@ impl<'a> Adviser<'a> {
         Ok(VNet::new(self.run.config, &weights.expect("a teacher has its architecture's values"), device)?)
     }
 
-    /// The map of a scan, from what the teacher believes about all of it.
-    fn maps<B: TrainBackend>(
+    /// About a scan, from what the teacher believes about all of it.
+    fn ask<B: TrainBackend>(
         &mut self,
         draw: &Draw,
         teacher: &VNet<B::InnerBackend>,
         device: &B::Device,
-    ) -> Result<Option<Maps>, TrainError> {
+    ) -> Result<Told, TrainError> {
         let scan = self.scans.get(draw.scan)?;
         let windows = Windows::half_overlapping(self.run.patch);
         let softmax = by_network::<B>(teacher, &scan.image, windows, device)?;

@@ -252,6 +252,9 @@ fn scans_about_which_nobody_has_anything_to_say_are_asked_about_no_more_often_th
     assert!(kept.iter().all(|known| known.maps.is_none() && [4, 8].contains(&known.drawn)));
     assert!(losses.iter().all(|losses| losses.generalist == 0.0));
     assert!(State::from_bytes(&state.to_bytes().expect("bytes"), &run).expect("its own settings") == state);
+    // where nobody could be asked yet, the next draw is soon enough
+    run.guidance.as_mut().expect("guided").prompting.confidence = 1.0;
+    assert!(go(&run, learnt(&run, &scans), &scans, run.steps - 1).0.maps.is_empty());
 }
 
 /// spec/semisam.md, E1 and E2: what a scan without labels is shown as says nothing of its labels.

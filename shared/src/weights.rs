@@ -4,7 +4,7 @@
 //! A model's digest is the SHA-256 of those bytes. The flat vector that clip, noise and aggregation see is the
 //! tensors one after another in ascending order of name; names and shapes together make the architecture digest.
 
-use std::{collections::BTreeMap, fmt};
+use std::{borrow::Borrow, collections::BTreeMap, fmt};
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
@@ -202,10 +202,6 @@ impl Weights {
         if self.architecture() == other.architecture() {
             return Ok(());
         }
-        let list = |names: Vec<&str>| match names.len().saturating_sub(NAMED) {
-            0 => names.join(", "),
-            more => format!("{}, and {more} more", names[..NAMED].join(", ")),
-        };
         let missing = self.iter().filter(|(name, _)| other.get(name).is_none()).map(|(name, _)| name);
         let superfluous = other.iter().filter(|(name, _)| self.get(name).is_none()).map(|(name, _)| name);
         let reshaped = self
@@ -213,10 +209,18 @@ impl Weights {
             .filter(|(name, tensor)| other.get(name).is_some_and(|t| t.shape != tensor.shape))
             .map(|(name, _)| name);
         Err(WeightsError::Mismatch {
-            missing: list(missing.collect()),
-            superfluous: list(superfluous.collect()),
-            reshaped: list(reshaped.collect()),
+            missing: first_few(&missing.collect::<Vec<_>>()),
+            superfluous: first_few(&superfluous.collect::<Vec<_>>()),
+            reshaped: first_few(&reshaped.collect::<Vec<_>>()),
         })
+    }
+}
+
+/// The first few of these names, and how many there are more: for errors.
+pub fn first_few<S: Borrow<str>>(names: &[S]) -> String {
+    match names.len().saturating_sub(NAMED) {
+        0 => names.join(", "),
+        more => format!("{}, and {more} more", names[..NAMED].join(", ")),
     }
 }
 

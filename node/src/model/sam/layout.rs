@@ -7,12 +7,9 @@ use std::collections::BTreeMap;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use semisam_shared::weights::{Tensor, Weights};
+use semisam_shared::weights::{Tensor, Weights, first_few};
 
 use super::{SamError, config::SamConfig};
-
-/// How many tensors a message names before it only counts.
-const NAMED: usize = 5;
 
 /// Every tensor of the architecture, with its shape.
 pub fn entries(config: &SamConfig) -> BTreeMap<String, Vec<usize>> {
@@ -43,9 +40,7 @@ pub fn check(config: &SamConfig, weights: &Weights) -> Result<(), SamError> {
 
 fn listed(what: &str, names: impl Iterator<Item = String>) -> Option<String> {
     let names: Vec<String> = names.collect();
-    let more = names.len().saturating_sub(NAMED);
-    let rest = if more > 0 { format!(", and {more} more") } else { String::new() };
-    (!names.is_empty()).then(|| format!("{} {what}: {}{rest}", names.len(), names[..names.len() - more].join(", ")))
+    (!names.is_empty()).then(|| format!("{} {what}: {}", names.len(), first_few(&names)))
 }
 
 /// Weights drawn from a seed, none of them zero or one throughout, so that a network of them depends on each.

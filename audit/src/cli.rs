@@ -6,11 +6,15 @@
 use std::{ffi::OsString, io::Write, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use semisam_shared::causes;
 
 mod epsilon;
+mod listener;
 mod plan;
 mod report;
 mod verify;
+
+use listener::Listener;
 
 /// The exit code of a folder that is unsound.
 pub const UNSOUND: u8 = 2;
@@ -79,7 +83,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 
 /// Runs the program; `arguments` begin with its name. Answers the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
-    run(arguments, &mut std::io::stdout().lock(), &mut std::io::stderr().lock())
+    run(arguments, &mut Listener::new(std::io::stdout().lock()), &mut std::io::stderr().lock())
 }
 
 /// [`main`] with results and words going elsewhere.
@@ -106,7 +110,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, out: &mut dyn Write, w
             USAGE
         }
         Err(Failure::Failed(error)) => {
-            let _ = writeln!(words, "error: {error:#}");
+            let _ = writeln!(words, "error: {}", causes::in_words(error.as_ref()).join(": "));
             1
         }
     }

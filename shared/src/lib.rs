@@ -11,10 +11,12 @@
 //! * [`codec`]: bytes of control messages
 //! * [`tls`], [`issue`]: mutual TLS from PEM files, and how these are made
 //! * [`transport`]: QUIC, frames, resumable chunks
+//! * [`causes`]: what a person is told of an error
 #![doc = include_str!("../PROTOCOL.md")]
 
 pub mod accounting;
 pub mod canonical;
+pub mod causes;
 pub mod chain;
 pub mod clock;
 pub mod codec;

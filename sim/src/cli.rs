@@ -16,6 +16,7 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use semisam_node::data::recipe::View;
+use semisam_shared::causes;
 
 use crate::{
     cli::{audit::AuditArgs, bench::BenchCommand},
@@ -201,14 +202,8 @@ fn spacing(text: &str) -> Result<f64, String> {
 }
 
 fn complain(error: &dyn Error) {
-    let mut text = format!("error: {error}");
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!("\n  because: {error}"));
-        cause = error.source();
-    }
     // A closed standard error leaves nobody to tell.
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "error: {}", causes::in_words(error).join("\n  because: "));
 }
 
 /// Puts `demo` before the options of a command line that names no command.

@@ -61,7 +61,8 @@ fn a_real_ct_is_trained_scored_and_segmented_with_the_values_of_its_labels() {
         .chain(small)
         .collect();
     let train = |map: &[Argument<'_>]| json("train", &[&training, map].concat());
-    train(&[]).says(1, &["class 117", "--map"]);
+    let refused = train(&[]).says(1, &["labels/ct.nii.gz", "class 117", "--map"]);
+    assert_eq!(refused.err.matches("class 117").count(), 1, "said once: {}", refused.err);
     train(&[&"--map", &"5=1,1=2"]).says(1, &["labels/ct.nii.gz", "has no class", "other=0"]);
     train(&[&"--map", &"5=1,1=3"]).says(64, &["no value is named for class 2"]);
     let last = &train(&[&"--map", &MAP]).done().lines().pop().expect("scores");

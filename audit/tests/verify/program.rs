@@ -1,6 +1,6 @@
 //! The program as a person or a script calls it.
 
-use std::{ffi::OsString, fs};
+use std::{ffi::OsString, fs, process::Command};
 
 use semisam_audit::cli::run;
 use serde_json::Value;
@@ -51,6 +51,22 @@ fn people_get_a_table_and_no_control_characters() {
     fs::write(folder.path("coordinator/store/\u{1b}[31m"), b"x").expect("written");
     let (_, out, _) = call(&["verify", &path]);
     assert!(out.contains("note: ") && !out.contains('\u{1b}'), "{out}");
+}
+
+#[test]
+fn a_reader_who_left_changes_neither_verdict_nor_words() {
+    let folder = finished();
+    let check = || {
+        let (gone, results) = std::io::pipe().expect("a pipe");
+        drop(gone);
+        let mut program = Command::new(env!("CARGO_BIN_EXE_semisam-audit"));
+        let ended = program.arg("verify").arg(folder.path("")).stdout(results).output().expect("the program runs");
+        (ended.status.code(), String::from_utf8(ended.stderr).expect("text"))
+    };
+    assert_eq!(check(), (Some(0), String::new()));
+    let lines = folder.lines("north/ledger.jsonl");
+    folder.write_lines("north/ledger.jsonl", &lines[..4]);
+    assert_eq!(check(), (Some(2), String::new()));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::{
 };
 
 use semisam_shared::{
+    causes,
     chain::Head,
     ids::{SiteId, UnixMillis},
     receipt::Receipt,
@@ -16,18 +17,9 @@ use semisam_shared::{
 /// How often the same trouble with the disk is repeated in the log.
 const REPEAT: Duration = Duration::from_secs(60);
 
-/// A chain of errors in one line, without saying anything twice.
+/// An error and its causes in one line.
 pub(crate) fn whole(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
+    causes::in_words(error).join(": ")
 }
 
 /// Logs trouble with the disk, and says what the peer is told.

@@ -6,6 +6,8 @@ use std::{
     io::{self, Write},
 };
 
+use semisam_shared::causes;
+
 /// The exit codes of every program of this project.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -71,13 +73,7 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.error)?;
-        let mut cause = self.error.source();
-        while let Some(error) = cause {
-            write!(f, "\n  because: {error}")?;
-            cause = error.source();
-        }
-        Ok(())
+        f.write_str(&causes::in_words(self.error.as_ref()).join("\n  because: "))
     }
 }
 

@@ -68,7 +68,7 @@ pub enum ScanError {
     /// It does not fit the student.
     #[error("`{path}`: {source}")]
     Unfit {
-        /// The image.
+        /// The image, or its label.
         path: PathBuf,
         /// Why not.
         #[source]

@@ -90,7 +90,7 @@ impl OnDisk {
         }
         let highest = known.get().and_then(|known| known.highest);
         match highest.filter(|label| usize::from(*label) >= classes) {
-            Some(label) => Err(unfit(scan, TrainError::Class { label, classes })),
+            Some(label) => Err(unfit(scan.label.as_ref().unwrap_or(&scan.image), TrainError::Class { label, classes })),
             None => Ok(()),
         }
     }
@@ -147,7 +147,7 @@ impl OnDisk {
         let (image, labels) = scan.read()?;
         let resample = |source| ScanError::Resample { path: scan.image.clone(), source };
         let prepared = prepare(&image, labels.as_ref(), self.spacing_mm).map_err(resample)?;
-        prepared.check_grids().map_err(|error| unfit(scan, error))?;
+        prepared.check_grids().map_err(|error| unfit(&scan.image, error))?;
         Ok(prepared)
     }
 }
@@ -156,8 +156,8 @@ fn changed(scan: &Scan) -> ScanError {
     ScanError::Changed { path: scan.image.clone() }
 }
 
-fn unfit(scan: &Scan, error: TrainError) -> ScanError {
-    ScanError::Unfit { path: scan.image.clone(), source: Box::new(error) }
+fn unfit(path: &Path, error: TrainError) -> ScanError {
+    ScanError::Unfit { path: path.to_path_buf(), source: Box::new(error) }
 }
 
 /// What tells that a scan's files were written to: their lengths and times.

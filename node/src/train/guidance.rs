@@ -187,6 +187,12 @@ pub struct Average {
 /// How many answers saw a voxel, and the sums of their probabilities there and of the squares of these.
 struct Together(Vec<[f64; 3]>);
 
+/// A method that asks generalists was given none.
+pub fn nobody_to_ask() -> TrainError {
+    let must = "`small-generalist`, which comes with the program, the file of a SAM-Med3D, or what `sam pretrain` wrote: this method asks one";
+    TrainError::Setting { name: "generalist", value: "none".to_owned(), must }
+}
+
 impl<'a> Guides<'a> {
     /// Those that a run needs; none where nothing is to be asked.
     ///
@@ -200,9 +206,7 @@ impl<'a> Guides<'a> {
         let Some(how) = how else { return Ok(None) };
         how.check()?;
         if generalists.is_empty() {
-            let must =
-                "at least one for this method: give the checkpoint of one: SAM-Med3D's, or what `sam pretrain` wrote";
-            return Err(TrainError::Setting { name: "generalist", value: "none".to_owned(), must });
+            return Err(nobody_to_ask());
         }
         Ok(Some(Self { generalists, store, how }))
     }

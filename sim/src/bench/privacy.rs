@@ -282,7 +282,7 @@ impl<'a> Bench<'a> {
                 disk::remove_folder(&folder)?;
             }
             disk::create_folder(&folder)?;
-            let common = self.federate(of.arm, hospitals, of.seed, &folder)?;
+            let common = self.federate(of, hospitals, &folder)?;
             disk::write(&model, &common.to_safetensors()?)?;
             disk::remove_folder(&folder)?;
             self.progress.say(&format!("{of}: federated in {:.0} s", started.elapsed().as_secs_f64()));
@@ -308,10 +308,11 @@ impl<'a> Bench<'a> {
     }
 
     /// The common model after all rounds.
-    fn federate(&self, arm: Arm, hospitals: &[Hospital], seed: u64, folder: &Path) -> Result<Weights, PrivacyError> {
+    fn federate(&self, of: &Of, hospitals: &[Hospital], folder: &Path) -> Result<Weights, PrivacyError> {
         let mut plan = self.plan.clone();
         // patients' draws are named by the plan
-        plan.name = format!("{}, seed {seed}", plan.name);
+        plan.name = format!("{}, seed {}", plan.name, of.seed);
+        let closed = |round| self.progress.say(&format!("{of}: round {round} of {} closed", self.plan.rounds));
         let storage = || Storage { cache: Some(self.cache.clone()), memory_bytes: MEMORY };
         let embeddings = Arc::new(Cache::open(&self.places.out.join("embeddings"), CACHE, Box::new(clock::now))?);
         let contributors: Vec<Contributor> = hospitals
@@ -322,12 +323,12 @@ impl<'a> Bench<'a> {
             })
             .collect();
         let files = Files { model: &self.model, basis: &self.basis };
-        let Arm::Private(epsilon) = arm else {
-            return Ok(federation::plain(&plan, files, &contributors, folder)?);
+        let Arm::Private(epsilon) = of.arm else {
+            return Ok(federation::plain(&plan, files, &contributors, folder, closed)?);
         };
         let noise = calibrate(epsilon, plan.privacy.delta.get(), plan.rounds);
         plan.privacy.noise_multiplier = Decimal::new(noise).expect("a calibrated noise multiplier is finite");
-        let outcome = federation::private(&plan, files, &contributors, folder)?;
+        let outcome = federation::private(&plan, files, &contributors, folder, closed)?;
         let spent = outcome.spent.iter().copied().fold(0.0, f64::max);
         self.progress.say(&format!("noise multiplier {noise}: every ledger says at most epsilon {spent:.3}"));
         Ok(outcome.model)

@@ -127,7 +127,7 @@ impl<K: PartialEq + Serialize + DeserializeOwned> Record<K> {
     pub fn seconds(&self, kind: impl Fn(&K) -> bool) -> Option<f64> {
         let seconds: Vec<f64> =
             self.lines.iter().filter(|line| kind(&line.of)).filter_map(|line| line.seconds).collect();
-        spread(&seconds).map(|(mean, _)| mean)
+        Spread::of(&seconds).map(|seconds| seconds.mean)
     }
 
     /// Writes down what came of it.
@@ -143,12 +143,33 @@ impl<K: PartialEq + Serialize + DeserializeOwned> Record<K> {
     }
 }
 
-/// Mean and sample standard deviation.
-pub fn spread(values: &[f64]) -> Option<(f64, f64)> {
-    let count = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / count;
-    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    (!values.is_empty()).then(|| (mean, if values.len() > 1 { (squares / (count - 1.0)).sqrt() } else { 0.0 }))
+/// What some values have in common, and how far they lie apart.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spread {
+    /// Their mean.
+    pub mean: f64,
+    /// Their sample standard deviation; one value has none.
+    pub deviation: Option<f64>,
+}
+
+impl Spread {
+    /// That of `values`, if there are any.
+    pub fn of(values: &[f64]) -> Option<Self> {
+        let count = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / count;
+        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+        let deviation = (values.len() > 1).then(|| (squares / (count - 1.0)).sqrt());
+        (!values.is_empty()).then_some(Self { mean, deviation })
+    }
+
+    /// The cell of a table over seeds.
+    pub fn cell(self, digits: usize) -> String {
+        let Self { mean, deviation } = self;
+        match deviation {
+            Some(deviation) => format!("{mean:.digits$} ± {deviation:.digits$}"),
+            None => format!("{mean:.digits$} (1 seed)"),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -210,8 +231,14 @@ mod tests {
 
     #[test]
     fn spread_is_mean_and_sample_deviation() {
-        assert_eq!(spread(&[]), None);
-        assert_eq!(spread(&[0.5]), Some((0.5, 0.0)));
-        assert_eq!(spread(&[1.0, 3.0]), Some((2.0, 2.0_f64.sqrt())));
+        assert_eq!(Spread::of(&[]), None);
+        assert_eq!(Spread::of(&[0.5]), Some(Spread { mean: 0.5, deviation: None }));
+        assert_eq!(Spread::of(&[1.0, 3.0]), Some(Spread { mean: 2.0, deviation: Some(2.0_f64.sqrt()) }));
+    }
+
+    #[test]
+    fn one_seed_claims_no_deviation() {
+        let cell = |values: &[f64]| Spread::of(values).expect("values").cell(3);
+        assert_eq!([cell(&[0.5]), cell(&[0.5, 0.5])], ["0.500 (1 seed)", "0.500 ± 0.000"]);
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     cli::progress::Progress,
     generalist::{Generalist, store::Store},
     train::{
-        TrainError,
+        guidance::nobody_to_ask,
         local::{Aid, LocalRun, State},
         rounds::{PseudoLabels, Round, Shown},
     },
@@ -27,8 +27,7 @@ pub(super) fn rounds(
     out: &mut dyn Write,
 ) -> Result<(LocalRun, State, Option<f64>), TrainCommandError> {
     let Some(generalist) = generalists.first() else {
-        let must = "one for this method: give the checkpoint of one, such as SAM-Med3D's";
-        return Err(TrainError::Setting { name: "generalist", value: "none".to_owned(), must }.into());
+        return Err(nobody_to_ask().into());
     };
     let progress = Progress::new("embedding scans", course.scans.len());
     let shown = Shown::to(generalist, course.scans, store, &|| progress.step())?;

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     bench::{
-        record::{Record, RecordError, Score, last_line, spread},
+        record::{Record, RecordError, Score, Spread, last_line},
         sides,
     },
     demo::{
@@ -137,7 +137,7 @@ fn atlas(places: &Places, labels: Option<usize>) -> Result<Score, BaselineError>
             None => undefined += 1,
         }
     }
-    let mean = |values: &[f64]| spread(values).map(|(mean, _)| mean);
+    let mean = |values: &[f64]| Spread::of(values).map(|spread| spread.mean);
     Ok(Score { dice: mean(&dice).unwrap_or(0.0), hd95_mm: mean(&hd95), assd_mm: mean(&assd), undefined })
 }
 

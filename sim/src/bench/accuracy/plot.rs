@@ -9,7 +9,7 @@ use super::{
     baselines::ZERO_SHOT,
     runs::{Of, Settings, Start, name},
 };
-use crate::bench::record::{Record, spread};
+use crate::bench::record::{Record, Spread};
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 420.0;
@@ -69,8 +69,8 @@ fn lines(settings: &Settings, record: &Record<Of>) -> Vec<Line> {
                 let scores = (1..=settings.seeds)
                     .filter_map(|seed| record.find(&Of::training(&settings.run(start, method, *labels, seed))))
                     .map(|score| score.dice);
-                let (mean, deviation) = spread(&scores.collect::<Vec<_>>())?;
-                Some((at, mean, deviation))
+                let Spread { mean, deviation } = Spread::of(&scores.collect::<Vec<_>>())?;
+                Some((at, mean, deviation.unwrap_or(0.0)))
             };
             let points: Vec<_> = settings.labels.iter().enumerate().filter_map(point).collect();
             let dashed = start == Start::Scratch;
@@ -102,12 +102,11 @@ fn grid(svg: &mut String, settings: &Settings, (low, high): (f64, f64), (x, y): 
         bottom + 42.0,
         settings.spacing_mm
     );
-    let _ = writeln!(
-        svg,
-        "<text x=\"{}\" y=\"18\">Dice, mean and deviation over {} seeds</text>",
-        left - 40.0,
-        settings.seeds
-    );
+    let of = match settings.seeds {
+        1 => "one seed".to_owned(),
+        seeds => format!("mean and deviation over {seeds} seeds"),
+    };
+    let _ = writeln!(svg, "<text x=\"{}\" y=\"18\">Dice, {of}</text>", left - 40.0);
 }
 
 fn draw(svg: &mut String, line: &Line, (x, y): Axes<'_>) {

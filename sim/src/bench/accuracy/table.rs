@@ -8,7 +8,7 @@ use super::{
     baselines::{CLICKS, REFINED, ZERO_SHOT, atlases, clicks},
     runs::{Of, Settings, Start, name},
 };
-use crate::bench::record::{Record, Score, spread};
+use crate::bench::record::{Record, Score, Spread};
 
 /// A number of a score, where it is defined.
 type Metric = fn(&Score) -> Option<f64>;
@@ -51,10 +51,7 @@ fn row(
         let values: Vec<f64> = scores.iter().filter_map(of).collect();
         let undefined: u64 = scores.iter().map(|score| score.undefined).sum();
         let missed = if undefined > 0 { format!(" ({undefined} empty)") } else { String::new() };
-        match spread(&values) {
-            Some((mean, deviation)) => format!(" {mean:.digits$} ± {deviation:.digits$}{missed} |"),
-            None => " - |".to_owned(),
-        }
+        Spread::of(&values).map_or(" - |".to_owned(), |spread| format!(" {}{missed} |", spread.cell(digits)))
     };
     let cells: String = settings.labels.iter().map(cell).collect();
     let minutes = record.seconds(|of| of.is_of(start, method, settings));
@@ -106,6 +103,6 @@ mod tests {
         }
         let text = table(&settings, &record);
         assert!(text.contains("| semisam, warm | 0.750 ± 0.071 (1 empty) | - | 0.5 |"), "{text}");
-        assert!(text.contains("| semisam, warm | 9.0 ± 0.0 (1 empty) | - | 0.5 |"), "{text}");
+        assert!(text.contains("| semisam, warm | 9.0 (1 seed) (1 empty) | - | 0.5 |"), "{text}");
     }
 }

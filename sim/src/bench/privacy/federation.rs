@@ -77,7 +77,7 @@ pub struct Outcome {
 }
 
 /// All rounds of `plan`, with noise: each hospital reserves, clips, noises and commits as a node does, in a ledger of its
-/// own below `folder`.
+/// own below `folder`. `closed` hears of each round when its model is there.
 ///
 /// # Errors
 /// If a hospital cannot compute or its ledger forbids a release.
@@ -86,6 +86,7 @@ pub fn private(
     files: Files<'_>,
     hospitals: &[Contributor],
     folder: &Path,
+    closed: impl Fn(RoundNumber),
 ) -> Result<Outcome, FederationError> {
     let key = SigningKey::generate()?;
     let signed = SignedPlan::sign(plan.clone(), &key)?;
@@ -114,13 +115,14 @@ pub fn private(
             add_update(&mut sum, sent.bytes())?;
         }
         now = fold(plan, round, &now, &projection, &sum, hospitals.len())?;
+        closed(round);
     }
     let spent = books.iter().map(|(book, _)| policy(plan).epsilon(book.ledger().spent)).collect();
     Ok(Outcome { model: now.model, spent })
 }
 
 /// All rounds of `plan` without clipping, noise and subspace: each round the model moves by the mean of what patients
-/// changed. What a federation without privacy could reach with the same work.
+/// changed. What a federation without privacy could reach with the same work. `closed` as in [`private`].
 ///
 /// # Errors
 /// If a hospital cannot compute.
@@ -129,6 +131,7 @@ pub fn plain(
     files: Files<'_>,
     hospitals: &[Contributor],
     folder: &Path,
+    closed: impl Fn(RoundNumber),
 ) -> Result<Weights, FederationError> {
     let mut now = first_model(files)?;
     let mut plan = plan.clone();
@@ -147,6 +150,7 @@ pub fn plain(
         let moved = now.to_flat().into_iter().zip(sum);
         let moved: Vec<f32> = moved.map(|(at, sum)| (f64::from(at) + sum / f64::from(patients)) as f32).collect();
         now = now.with_flat(&moved)?;
+        closed(round);
     }
     Ok(now)
 }

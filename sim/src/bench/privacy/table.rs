@@ -6,7 +6,7 @@ use super::{
     Settings,
     runs::{Arm, Of, Training},
 };
-use crate::bench::record::{Record, spread};
+use crate::bench::record::{Record, Spread};
 
 /// Dice of the common model, and after each hospital has trained it further; mean and deviation over seeds.
 pub fn table(settings: &Settings, digest: &semisam_shared::ids::Digest, record: &Record<Of>) -> String {
@@ -18,10 +18,7 @@ pub fn table(settings: &Settings, digest: &semisam_shared::ids::Digest, record: 
         let cell = |labelled: &usize| {
             let found = (1..=settings.seeds).filter_map(|seed| record.find(&settings.of(digest, *labelled, row, seed)));
             let values: Vec<f64> = found.map(|score| score.dice).collect();
-            match spread(&values) {
-                Some((mean, deviation)) => format!(" {mean:.3} ± {deviation:.3} |"),
-                None => " - |".to_owned(),
-            }
+            Spread::of(&values).map_or(" - |".to_owned(), |spread| format!(" {} |", spread.cell(3)))
         };
         let cells: String = settings.labelled.iter().map(cell).collect();
         let _ = writeln!(text, "| {} |{cells}", words(row));

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{Settings, runs::Training};
 use crate::{
-    bench::record::{RecordError, Score, last_line, spread},
+    bench::record::{RecordError, Score, Spread, last_line},
     demo::{
         children::{ChildError, Invocation, Launcher},
         disk::{self, DiskError},
@@ -199,7 +199,7 @@ impl Trainings {
 /// Means; of distances, over those that have one.
 fn mean(scores: &[Score]) -> Score {
     let of = |number: fn(&Score) -> Option<f64>| {
-        spread(&scores.iter().filter_map(number).collect::<Vec<_>>()).map(|(mean, _)| mean)
+        Spread::of(&scores.iter().filter_map(number).collect::<Vec<_>>()).map(|spread| spread.mean)
     };
     Score {
         dice: of(|score| Some(score.dice)).unwrap_or(0.0),

@@ -210,7 +210,7 @@ fn a_label_of_a_foreign_class_is_named() {
     let values = labels.values.iter().map(|label| 6 * label).collect();
     write_labels(scan.label.as_ref().expect("it has one"), &Volume { values, ..labels }).expect("written");
     let error = place.set(&[scan], 0).check(3).expect_err("no class 6").to_string();
-    assert!(error.contains("a.nii.gz") && error.contains("class 6"), "{error}");
+    assert!(error.contains("a-label.nii.gz") && error.contains("class 6"), "{error}");
 }
 
 #[test]

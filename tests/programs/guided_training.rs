@@ -198,7 +198,7 @@ fn what_is_missing_or_no_generalist_is_named() {
     let (data, out) = (folder.path().join("scans"), folder.path().join("out"));
     scans(&data, 7);
     let (method, student): (Argument<'_>, PathBuf) = (&"semisam", fixture("vnet/vnet_tiny.safetensors"));
-    train(&data, &out, "2", &[&"--method", method]).says(1, &["generalist", "checkpoint"]);
+    train(&data, &out, "2", &[&"--method", method]).says(1, &["generalist", "small-generalist"]);
     train(&data, &out, "2", &[&"--method", method, &"--generalist", &student]).says(1, &["vnet_tiny", "missing"]);
     let absent = folder.path().join("absent.pth");
     train(&data, &out, "2", &[&"--method", method, &"--generalist", &absent]).says(1, &["absent.pth"]);

@@ -6,15 +6,12 @@
 use std::{ffi::OsString, io::Write, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use semisam_shared::causes;
+use semisam_shared::{causes, listener::Listener};
 
 mod epsilon;
-mod listener;
 mod plan;
 mod report;
 mod verify;
-
-use listener::Listener;
 
 /// The exit code of a folder that is unsound.
 pub const UNSOUND: u8 = 2;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand, ValueEnum};
-use semisam_shared::chain::file::ChainFileError;
+use semisam_shared::{chain::file::ChainFileError, listener::Listener};
 use serde::Serialize;
 
 use crate::{driver::whole, enrol::EnrolError, found::FoundError, journal::JournalError};
@@ -143,7 +143,7 @@ impl Output<'_> {
 
 /// Runs the program, and returns its exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
-    run(args, &mut io::stdout().lock())
+    run(args, &mut Listener::new(io::stdout().lock()))
 }
 
 /// Runs the program with its data going to `out`, and returns its exit code.

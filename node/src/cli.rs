@@ -13,6 +13,7 @@ use std::{
 
 use clap::{Parser, Subcommand, ValueEnum};
 use semisam_kernels::simd;
+use semisam_shared::listener::Listener;
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
@@ -186,7 +187,7 @@ impl Rim<'_> {
 
 /// Does what `args` ask for, and answers the exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
-    let mut out = io::stdout().lock();
+    let mut out = Listener::new(io::stdout().lock());
     let exit = match Arguments::try_parse_from(args) {
         Ok(arguments) => {
             start_log();
@@ -199,7 +200,6 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         }
         Err(error) => usage(&error, &mut out),
     };
-    // A reader that went away (`| head`) is no failure of ours.
     let _ = out.flush();
     exit.code()
 }

@@ -26,6 +26,7 @@ pub mod fold;
 pub mod ids;
 pub mod issue;
 pub mod ledger;
+pub mod listener;
 pub mod message;
 pub mod plan;
 pub mod policy;

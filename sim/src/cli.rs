@@ -16,7 +16,7 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use semisam_node::data::recipe::View;
-use semisam_shared::causes;
+use semisam_shared::{causes, listener::Listener};
 
 use crate::{
     cli::{audit::AuditArgs, bench::BenchCommand},
@@ -136,8 +136,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     let cli = match Cli::try_parse_from(with_default_verb(args.into_iter().collect())) {
         Ok(cli) => cli,
         Err(error) => {
-            let wrong = error.use_stderr();
-            return if error.print().is_ok() && !wrong { DONE } else { USAGE };
+            let _ = error.print(); // stderr, or stdout for --help; nobody is left to tell if that fails
+            return if error.use_stderr() { USAGE } else { DONE };
         }
     };
     match cli.verb {
@@ -153,9 +153,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
                 }
             }
         }
-        Verb::Demo(args) => demonstrate(&args, cli.format, &mut io::stdout().lock()),
-        Verb::Bench(command) => bench::run(&command, &mut io::stdout().lock()),
-        Verb::Audit(args) => audit::run(&args, cli.format, &mut io::stdout().lock()),
+        Verb::Demo(args) => demonstrate(&args, cli.format, &mut Listener::new(io::stdout().lock())),
+        Verb::Bench(command) => bench::run(&command, &mut Listener::new(io::stdout().lock())),
+        Verb::Audit(args) => audit::run(&args, cli.format, &mut Listener::new(io::stdout().lock())),
     }
 }
 

@@ -1,14 +1,15 @@
 //! Local work with a student, no federation needed: parity with the original network, then train, evaluate, predict.
 
-use std::fs;
+use std::{fs, io, process::Stdio};
 
+use semisam_shared::weights::{Tensor, Weights};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
     data_commands::{checked, fixture},
     federation::{initial_model, scans, train},
-    running::node,
+    running::{become_program, node},
 };
 
 /// Tolerances of the comparison with PyTorch: absolute for what the network says, relative for gradients.
@@ -127,4 +128,37 @@ fn a_mask_lies_on_the_grid_of_its_scan_however_that_is_stored() {
         let scores = node!("--format", "json", "metrics", mask, turned).done().json();
         assert_eq!(scores["dice"], 1.0, "{name}: {scores}");
     }
+}
+
+#[test]
+fn an_empty_mask_is_said() {
+    let folder = TempDir::new().expect("a folder");
+    let [model, mask] = ["model.safetensors", "mask.nii.gz"].map(|name| folder.path().join(name));
+    let scan = fixture("nifti/geometry/00_RAS_float32_plain.nii.gz");
+    let mut blind: Vec<(String, Tensor)> = Weights::from_safetensors(initial_model())
+        .expect("weights")
+        .iter()
+        .map(|(name, tensor)| (name.to_owned(), tensor.clone()))
+        .collect();
+    let bias = blind.iter_mut().find(|(name, _)| name == "out_conv.bias").expect("the last bias");
+    bias.1.values = vec![1e6, 0.0];
+    fs::write(&model, Weights::new(blind).expect("whole").to_safetensors().expect("bytes")).expect("written");
+    let told = node!("predict", "--model", model, "--in", scan, "--out", mask, "--patch", "16,16,16", "--spacing", "4");
+    let told = told.done();
+    assert!(told.err.contains("00_RAS_float32_plain.nii.gz") && told.err.contains("mask is empty"), "{told:?}");
+    assert!(told.out.contains(": 0 voxels") && mask.exists(), "{told:?}");
+}
+
+#[test]
+fn a_reader_who_left_stops_no_training() {
+    let folder = TempDir::new().expect("a folder");
+    let [data, out] = ["scans", "student"].map(|name| folder.path().join(name));
+    scans(&data, 4);
+    let (gone, lines) = io::pipe().expect("a pipe");
+    drop(gone);
+    let mut program = become_program("node");
+    program.args(["train", "--steps", "2", "--base-filters", "2", "--patch", "16,16,16", "--spacing", "4", "--data"]);
+    let ended = program.arg(&data).arg("--out").arg(&out).stdin(Stdio::null()).stdout(lines).output().expect("it runs");
+    let words = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success() && !words.contains("error") && out.join("model.safetensors").exists(), "{words}");
 }

@@ -58,14 +58,8 @@ impl Failure {
         self.exit
     }
 
-    /// Says what happened and why on standard error. A reader that went away (`| head`) is no failure.
+    /// Says what happened and why on standard error.
     pub fn report(self) -> Exit {
-        let first: &(dyn Error + 'static) = self.error.as_ref();
-        let mut causes = std::iter::successors(Some(first), |&error| error.source());
-        let gone = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
-        if causes.any(|cause| cause.downcast_ref::<io::Error>().is_some_and(gone)) {
-            return Exit::Done;
-        }
         let _ = writeln!(io::stderr(), "error: {self}");
         self.exit
     }

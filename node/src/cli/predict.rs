@@ -93,6 +93,12 @@ pub fn run(args: &PredictArgs, format: Format, out: &mut dyn Write) -> Result<()
     }
     write_labels_like(&args.input, &mask, &args.out)?;
     let (voxels, millilitres) = found.iter().fold((0, 0.0), |sum, class| (sum.0 + class.voxels, sum.1 + class.ml));
+    if voxels == 0 {
+        tracing::warn!(
+            "the student sees nothing in `{}`, so that the mask is empty: is it a scan of what it was trained on?",
+            args.input.display()
+        );
+    }
     let mut words = format!("`{}`: {voxels} voxels of foreground, {millilitres:.1} ml", args.out.display());
     if found.len() > 1 {
         let lines = found.iter().map(|class| {

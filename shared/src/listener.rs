@@ -1,15 +1,16 @@
-//! Whoever reads the results.
+//! Whoever reads the results of a program.
 
 use std::io::{self, ErrorKind, Write};
 
-/// Results for a reader who may leave early (`| head`): what is written after that goes nowhere and is no error, so that the
-/// exit code still tells what was found.
-pub(super) struct Listener<W> {
+/// Results for a reader who may leave early (`| head`): what is written after that goes nowhere and is no error, so that a
+/// program ends its work, and its exit code still tells what was found.
+pub struct Listener<W> {
     reader: Option<W>,
 }
 
 impl<W: Write> Listener<W> {
-    pub(super) fn new(reader: W) -> Self {
+    /// A reader who is there.
+    pub fn new(reader: W) -> Self {
         Self { reader: Some(reader) }
     }
 

@@ -15,7 +15,8 @@ use crate::{
 #[derive(Clone, Debug, Default, Args)]
 pub struct GuideArgs {
     /// A frozen generalist, for the methods `semisam`, `semisam-plus` and `semisam-o1`: a SAM-Med3D, .pth or .safetensors, or
-    /// a small generalist of `sam pretrain`, such as `small-generalist`, which comes with the program. Repeat for several, with `semisam-plus`.
+    /// a small generalist of `sam pretrain`, such as `small-generalist` and `left-atrium-generalist`, which come with the program. Repeat for
+    /// several, with `semisam-plus`.
     #[arg(long = "generalist", value_name = "FILE")]
     pub generalists: Vec<PathBuf>,
     /// A set of prompts that each generalist gets. Repeat for several.

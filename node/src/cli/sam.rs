@@ -55,7 +55,7 @@ pub enum SamCommand {
 #[derive(Clone, Debug, Args)]
 pub struct GeneralistArgs {
     /// A SAM-Med3D, .pth as published or .safetensors, or a small generalist of `sam pretrain`; the file tells which. Or
-    /// `small-generalist`, which comes with the program.
+    /// `small-generalist` or `left-atrium-generalist`, which come with the program.
     #[arg(long, value_name = "FILE")]
     pub checkpoint: PathBuf,
     /// Where to compute.

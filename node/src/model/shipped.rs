@@ -11,9 +11,10 @@ use std::{
 use semisam_shared::ids::Digest;
 
 /// Name and file of each.
-pub const SHIPPED: [(&str, &[u8]); 2] = [
+pub const SHIPPED: [(&str, &[u8]); 3] = [
     ("left-atrium-student", include_bytes!("../../assets/models/left-atrium-student.safetensors")),
     ("small-generalist", include_bytes!("../../assets/models/small-generalist.safetensors")),
+    ("left-atrium-generalist", include_bytes!("../../assets/models/left-atrium-generalist.safetensors")),
 ];
 
 /// Bytes that can be read from anywhere.
@@ -40,7 +41,7 @@ pub fn named(digest: Digest) -> Option<&'static str> {
 
 /// Their names, for people.
 pub fn names() -> String {
-    SHIPPED.map(|(name, _)| format!("`{name}`")).join(" and ")
+    SHIPPED.map(|(name, _)| format!("`{name}`")).join(", ")
 }
 
 #[cfg(test)]
@@ -57,9 +58,11 @@ mod tests {
         assert!(SHIPPED.iter().all(|(_, bytes)| bytes.len() <= 8 << 20));
         let student = checkpoint::read("left-atrium-student".as_ref()).expect("it is shipped");
         assert_eq!(VNetConfig::of(&student, None).expect("a student").classes, 2);
-        let generalist = Generalist::open("small-generalist".as_ref(), Device::Cpu).expect("it is shipped");
-        assert_eq!(generalist.network().name(), "prompted U-Net");
-        assert_eq!(named(generalist.digest()), Some("small-generalist"));
+        for name in ["small-generalist", "left-atrium-generalist"] {
+            let generalist = Generalist::open(name.as_ref(), Device::Cpu).expect("it is shipped");
+            assert_eq!(generalist.network().name(), "prompted U-Net");
+            assert_eq!(named(generalist.digest()), Some(name));
+        }
         assert_eq!(named(Digest::of(b"another")), None);
         let error = checkpoint::read("small-generalist.pth".as_ref()).expect_err("no such file").to_string();
         assert!(error.contains("`small-generalist`"), "{error}");

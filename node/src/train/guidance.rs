@@ -80,7 +80,7 @@ impl Guidance {
             prompting: Prompting::default(),
             consensus: 0.75,
             share: 0.3,
-            deference: 0.8,
+            deference: 0.95,
             agreement: 0.3,
             trust: Trust::Full,
             every: 6,
@@ -189,7 +189,8 @@ struct Together(Vec<[f64; 3]>);
 
 /// A method that asks generalists was given none.
 pub fn nobody_to_ask() -> TrainError {
-    let must = "`small-generalist`, which comes with the program, the file of a SAM-Med3D, or what `sam pretrain` wrote: this method asks one";
+    let must = "`small-generalist` or `left-atrium-generalist`, which come with the program, the file of a SAM-Med3D, or what `sam pretrain` wrote: \
+                this method asks one";
     TrainError::Setting { name: "generalist", value: "none".to_owned(), must }
 }
 

@@ -91,7 +91,13 @@ impl Memory {
 
     /// Adds the peak so far.
     pub fn peaked(self) -> Self {
-        Self { peak_rss_bytes: of_process("VmHWM"), ..self }
+        self.with_peak(of_process("VmHWM"))
+    }
+
+    /// Adds `peak`. proc(5) calls both counts inaccurate, and threads that free memory move one before the other:
+    /// where it is below what was seen before the first repetition, that was the peak.
+    fn with_peak(self, peak: Option<u64>) -> Self {
+        Self { peak_rss_bytes: peak.map(|peak| peak.max(self.rss_before_bytes.unwrap_or(0))), ..self }
     }
 }
 
@@ -183,6 +189,15 @@ mod tests {
         assert_eq!(field_bytes(status, "Threads"), None);
         assert_eq!(field_bytes("VmHWM: many kB", "VmHWM"), None);
         assert_eq!(field_bytes("", "VmHWM"), None);
+    }
+
+    #[test]
+    fn a_peak_that_linux_counts_too_low_is_what_was_seen_before() {
+        let before = |bytes| Memory { rss_before_bytes: bytes, peak_rss_bytes: None };
+        assert_eq!(before(Some(121_102_336)).with_peak(Some(120_860_672)).peak_rss_bytes, Some(121_102_336));
+        assert_eq!(before(Some(7)).with_peak(Some(9)).peak_rss_bytes, Some(9));
+        assert_eq!(before(None).with_peak(Some(9)).peak_rss_bytes, Some(9));
+        assert_eq!(before(Some(7)).with_peak(None).peak_rss_bytes, None);
     }
 
     #[cfg(target_os = "linux")]

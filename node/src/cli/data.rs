@@ -46,9 +46,9 @@ pub enum DataCommandError {
     /// A picture.
     #[error(transparent)]
     Preview(#[from] PreviewError),
-    /// Three numbers are needed, one for each axis.
-    #[error("`--{0}` needs three numbers, such as --{0} {1}")]
-    Three(&'static str, &'static str),
+    /// One number for all axes, or one for each.
+    #[error("`--{0}` needs one number, or three, such as --{0} {1}")]
+    Axes(&'static str, &'static str),
     /// Two masks that cannot be compared.
     #[error("cannot compare `{prediction}` with `{truth}`: {error}")]
     Metrics {
@@ -123,10 +123,10 @@ pub struct SynthArgs {
     /// How many patients have labels
     #[arg(long, default_value_t = 4)]
     pub labelled: usize,
-    /// Voxels along each axis; 48 48 48, or what the recipe says
+    /// Voxels along each axis, or one number for all; 48 48 48, or what the recipe says
     #[arg(long, num_args = 1..=3, value_delimiter = ',', value_names = ["X", "Y", "Z"])]
     pub shape: Option<Vec<usize>>,
-    /// Millimetres between voxels along each axis; 2.5 2.5 2.5, or what the recipe says
+    /// Millimetres between voxels along each axis, or one number for all; 2.5 2.5 2.5, or what the recipe says
     #[arg(long, num_args = 1..=3, value_delimiter = ',', value_names = ["X", "Y", "Z"])]
     pub spacing: Option<Vec<f64>>,
     /// Decides everything about the patients, or the volumes
@@ -227,19 +227,23 @@ fn same_file(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
-/// Three numbers of an option, if it is given.
-fn three<T: Copy>(
+/// A number for each axis, if the option is given: one stands for all of them.
+fn by_axis<T: Copy>(
     given: Option<&Vec<T>>,
     name: &'static str,
     such_as: &'static str,
 ) -> Result<Option<[T; 3]>, DataCommandError> {
-    let array = |values: &Vec<T>| values.as_slice().try_into().map_err(|_| DataCommandError::Three(name, such_as));
-    given.map(array).transpose()
+    match given.map(Vec::as_slice) {
+        None => Ok(None),
+        Some(&[all]) => Ok(Some([all; 3])),
+        Some(&[x, y, z]) => Ok(Some([x, y, z])),
+        Some(_) => Err(DataCommandError::Axes(name, such_as)),
+    }
 }
 
 fn synth(args: &SynthArgs, format: Format, out: &mut dyn Write) -> Result<Exit, DataCommandError> {
-    let shape = three(args.shape.as_ref(), "shape", "64 64 64")?;
-    let spacing_mm = three(args.spacing.as_ref(), "spacing", "2.5 2.5 2.5")?;
+    let shape = by_axis(args.shape.as_ref(), "shape", "64 64 64")?;
+    let spacing_mm = by_axis(args.spacing.as_ref(), "spacing", "2.5 2.5 2.5")?;
     if let Some(recipe) = &args.recipe {
         let view = View { shape, spacing_mm, flipped: args.axes.unwrap_or_default() };
         return recipe::run(args, recipe, view, format, out);

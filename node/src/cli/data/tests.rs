@@ -191,7 +191,20 @@ fn recipes_are_listed_printed_and_written() {
     let (_, text) = call(&["data", "synth", "--recipe", "anything", "--print"]).unwrap();
     assert!(text.contains("[[part]]"));
     assert!(matches!(call(&["data", "synth", "--recipe", "none"]), Err(DataCommandError::Recipe(_))));
-    let two = ["data", "synth", "--recipe", "anything", "--shape", "8,8"];
-    assert!(matches!(call(&two), Err(DataCommandError::Three("shape", _))));
     assert!(Arguments::try_parse_from(["node", "data", "synth"]).is_err(), "a hospital needs a folder");
+}
+
+#[test]
+fn one_number_stands_for_all_axes_and_two_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("scans").display().to_string();
+    let made = ["data", "synth", "--recipe", "anything", "--out", &out, "--count", "1", "--shape", "16"];
+    assert_eq!(call(&[&made[..], &["--spacing", "3"]].concat()).unwrap().0, 0);
+    let (_, checked) = call(&["data", "check", &out, "--format", "json"]).unwrap();
+    let scan = &lines(&checked)[0];
+    assert_eq!((&scan["shape"], &scan["spacing_mm"]), (&json!([16, 16, 16]), &json!([3.0, 3.0, 3.0])));
+    for (option, values) in [("shape", "8,8"), ("spacing", "2,2")] {
+        let two = ["data", "synth", "--recipe", "anything", &format!("--{option}"), values];
+        assert!(matches!(call(&two), Err(DataCommandError::Axes(name, _)) if name == option));
+    }
 }

@@ -46,10 +46,12 @@ fn e01_labels_of_scans_declared_unlabelled_are_never_opened() {
     train(&data, &first, "60", &[&"--method", &"supervised", &"--learning-rate", &"0.1"]).done();
     let start = first.join("model.safetensors");
     let go = |name: &str, method: &str| {
-        let guided: [Argument<'_>; 10] = [
+        let guided: [Argument<'_>; 12] = [
             &"--generalist",
             &generalist,
             &"--generalist-agreement",
+            &"0",
+            &"--generalist-consensus",
             &"0",
             &"--generalist-weight",
             &"1",

@@ -121,17 +121,31 @@ fn resident(patients: &[PreparedPatient], settings: &LocalTraining) -> Vec<Vec<f
     Round { recipe, patients }.run::<Autodiff<Flex>>(&Default::default()).expect("they fit")
 }
 
+/// How far each patient's delta is from the host's where the model stays on the device, as a share of its length.
+fn apart(settings: &LocalTraining) -> Vec<f32> {
+    let pairs = resident(&cohort(), settings).into_iter().zip(deltas(&cohort(), settings));
+    let share = |(found, expected): (Vec<f32>, Vec<u32>)| {
+        let pairs = found.iter().zip(expected.into_iter().map(f32::from_bits));
+        let (apart, length) = pairs.fold((0.0, 0.0), |(apart, length), (found, expected)| {
+            (apart + (found - expected).powi(2), length + expected.powi(2))
+        });
+        assert!(length > 0.0);
+        (apart / length).sqrt()
+    };
+    pairs.map(share).collect()
+}
+
 /// A device that keeps the released model for a whole round gives each patient the host's delta, whoever comes before.
 #[test]
 fn resident_deltas_are_the_hosts_and_depend_on_no_other_patient() {
-    let found = resident(&cohort(), &SETTINGS);
-    for (found, expected) in found.iter().zip(deltas(&cohort(), &SETTINGS)) {
-        let expected = expected.into_iter().map(f32::from_bits);
-        let (apart, length) = found.iter().zip(expected).fold((0.0, 0.0), |(apart, length), (found, expected)| {
-            (apart + (found - expected).powi(2), length + expected.powi(2))
-        });
-        assert!(length > 0.0 && apart.sqrt() < 1e-3 * length.sqrt(), "{apart} of {length}");
+    // A voxel within rounding of a threshold may be a pseudo-label here and none there, which has been seen with the portable
+    // kernels; hardly with both thresholds.
+    let [one, another] =
+        [0.6, 0.61].map(|threshold| apart(&LocalTraining { pseudo_label_threshold: threshold, ..SETTINGS }));
+    for (one, another) in one.into_iter().zip(another) {
+        assert!(one.min(another) < 1e-5 && one.max(another) < 0.02, "{one}, {another}");
     }
+    let found = resident(&cohort(), &SETTINGS);
     for first in 1..3 {
         let mut patients = cohort();
         let before = Arc::make_mut(&mut patients[first - 1].scans[0]);

@@ -22,7 +22,6 @@ use std::{
 };
 
 use semisam_shared::{ids::Digest, weights};
-use sha2::{Digest as _, Sha256};
 
 use crate::{
     data::{
@@ -210,8 +209,5 @@ impl Generalist {
 
 /// SHA-256 of a file.
 fn digest(path: &Path) -> Result<Digest, CheckpointError> {
-    let mut hash = Sha256::new();
-    let read = shipped::open(path).and_then(|(mut file, _)| io::copy(&mut file, &mut hash));
-    read.map_err(|source| CheckpointError::Read { path: path.to_path_buf(), source })?;
-    Ok(Digest(hash.finalize().into()))
+    shipped::digest(path).map_err(|source| CheckpointError::Read { path: path.to_path_buf(), source })
 }

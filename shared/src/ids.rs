@@ -3,7 +3,7 @@
 //! A site is the SHA-256 of its certificate's public key (DESIGN, wire contract): a name inside a message
 //! proves nothing. All of these print as lower-case hex in text and travel as raw bytes in binary.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, io, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
@@ -97,6 +97,16 @@ impl Digest {
     /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Digest(Sha256::digest(bytes).into())
+    }
+
+    /// The digest of everything that `reader` gives.
+    ///
+    /// # Errors
+    /// Those of `reader`.
+    pub fn of_reader(mut reader: impl io::Read) -> io::Result<Self> {
+        let mut hash = Sha256::new();
+        io::copy(&mut reader, &mut hash)?;
+        Ok(Digest(hash.finalize().into()))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Measurements that fill `BENCHMARKS.md`: each runs the real programs many times and makes a table of what they print.
 
 pub mod accuracy;
+pub mod inputs;
 pub mod privacy;
 pub mod record;
 

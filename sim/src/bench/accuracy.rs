@@ -23,7 +23,10 @@ use self::{
     runs::{Of, Run, Settings},
 };
 use crate::{
-    bench::record::{Record, RecordError, Score},
+    bench::{
+        inputs::{Inputs, InputsError},
+        record::{Record, RecordError, Score},
+    },
     demo::{
         children::{ChildError, Launcher},
         cohorts::{CohortsError, in_drawn_order, part},
@@ -63,6 +66,9 @@ pub enum AccuracyError {
     /// What is known already.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// What is measured cannot be read.
+    #[error(transparent)]
+    Inputs(#[from] InputsError),
     /// A comparison without training.
     #[error(transparent)]
     Baseline(#[from] BaselineError),
@@ -131,6 +137,7 @@ pub fn run(options: &Options, progress: &Progress) -> Result<String, AccuracyErr
     disk::create_folder(&options.out)?;
     let record = Record::open(&places.record)?;
     prepare(options, &places)?;
+    let options = &with_inputs(options)?;
     let executable = std::env::current_exe().map_err(AccuracyError::Executable)?;
     let launcher = Launcher { executable, threads: 1 };
     let runs = options.settings.runs();
@@ -157,6 +164,13 @@ fn check(settings: &Settings) -> Result<(), AccuracyError> {
         return Err(AccuracyError::NoGeneralist(runs::name(*method)));
     }
     Ok(())
+}
+
+/// The same, with what is in the files: results of others are not theirs.
+fn with_inputs(options: &Options) -> Result<Options, InputsError> {
+    let Settings { init, generalist, .. } = &options.settings;
+    let inputs = Inputs::read(&options.data, init.as_deref(), generalist.as_deref())?;
+    Ok(Options { settings: Settings { inputs: Some(inputs), ..options.settings.clone() }, ..options.clone() })
 }
 
 /// Makes the folders and parts the scans.
@@ -223,7 +237,8 @@ fn train(
 
 /// Trains once; only its scores are kept.
 fn one(options: &Options, places: &Places, launcher: &Launcher, run: &Run) -> Result<Score, AccuracyError> {
-    let folder = places.runs.join(run.to_string());
+    // what an interrupted training of other files left is not gone on with
+    let folder = places.runs.join(format!("{run}-{}", run.inputs.short()));
     let log = places.logs.join(format!("{run}.log"));
     let train = places.train_of(run);
     let invocation = options.settings.invocation(run, (&train, &places.test), (&places.cache, &folder), &log);

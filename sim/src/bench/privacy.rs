@@ -43,6 +43,7 @@ use self::{
 };
 use crate::{
     bench::{
+        inputs::{self, InputsError},
         record::{Record, RecordError, Score},
         sides,
     },
@@ -168,6 +169,9 @@ pub enum PrivacyError {
         /// Who shares them.
         hospitals: u32,
     },
+    /// The scans cannot be told from others.
+    #[error(transparent)]
+    Inputs(#[from] InputsError),
     /// What synthetic patients send has no length.
     #[error("the clip norm of the basis is {0}: make another basis, of more --synthetic-patients")]
     ClipNorm(f64),
@@ -357,5 +361,9 @@ fn complete(plan: &mut Plan, model: &Path, (basis, clip_norm): (&Path, f64)) -> 
 /// What names scans, plan and files.
 fn digest(settings: &Settings, plan: &Plan) -> Result<Digest, PrivacyError> {
     let plan = plan.digest().map_err(FederationError::from)?;
-    Ok(Digest::of(format!("{plan} {:?}", settings.scans).as_bytes()))
+    let scans = match &settings.scans {
+        Scans::Folder(data) => inputs::scans(data)?.to_string(),
+        Scans::Synthetic(patients) => format!("{patients} synthetic patients"),
+    };
+    Ok(Digest::of(format!("{plan} {scans}").as_bytes()))
 }

@@ -1,6 +1,6 @@
 //! `semisam-sim bench`: what is measured, and how long.
 
-use std::{error::Error, io::Write, path::PathBuf};
+use std::{error::Error, io::Write, path::PathBuf, str::FromStr};
 
 use clap::{Args, Subcommand, ValueEnum};
 use semisam_node::{cli::parse_patch, train::local::Method};
@@ -58,12 +58,12 @@ pub(super) struct AccuracyArgs {
     /// Sides of a training crop in voxels, multiples of 16; also of the windows of evaluation.
     #[arg(long, default_value = "64,48,32", value_name = "X,Y,Z", value_parser = parse_patch)]
     patch: [usize; 3],
-    /// Optimiser steps from a warm start, and from random weights.
-    #[arg(long, num_args = 2, value_names = ["WARM", "SCRATCH"], default_values_t = [300, 600])]
-    steps: Vec<u64>,
-    /// First step size from a warm start, and from random weights.
-    #[arg(long, num_args = 2, value_names = ["WARM", "SCRATCH"], default_values_t = [0.01, 0.05])]
-    learning_rate: Vec<f64>,
+    /// Optimiser steps from a warm start, and from random weights; or one number for both.
+    #[arg(long, default_value = "300,600", value_name = "WARM,SCRATCH", value_parser = both::<u64>)]
+    steps: [u64; 2],
+    /// First step size from a warm start, and from random weights; or one number for both.
+    #[arg(long, default_value = "0.01,0.05", value_name = "WARM,SCRATCH", value_parser = both::<f64>)]
+    learning_rate: [f64; 2],
     /// Factor of the agreement with the teacher, for the methods that have one.
     #[arg(long, default_value_t = 50.0, value_name = "FACTOR")]
     consistency_weight: f64,
@@ -83,16 +83,27 @@ impl AccuracyArgs {
             methods: self.methods.clone(),
             labels: self.labels.clone(),
             seeds: self.seeds,
-            steps: [self.steps[0], self.steps[1]],
-            learning_rate: [self.learning_rate[0], self.learning_rate[1]],
+            steps: self.steps,
+            learning_rate: self.learning_rate,
             consistency_weight: self.consistency_weight,
             patch: self.patch,
             init: self.init.clone(),
             generalist: self.generalist.clone(),
             drawn: self.draw,
+            inputs: None,
         };
         let jobs = self.jobs.unwrap_or_else(demo::cores);
         accuracy::Options { data: self.data.clone(), out: self.out.clone(), settings, jobs }
+    }
+}
+
+/// A number for each start, or one for both.
+fn both<T: FromStr + Copy>(text: &str) -> Result<[T; 2], String> {
+    let numbers = text.split(',').map(|number| number.trim().parse().ok()).collect::<Option<Vec<T>>>();
+    match numbers.as_deref() {
+        Some([both]) => Ok([*both; 2]),
+        Some([warm, scratch]) => Ok([*warm, *scratch]),
+        _ => Err("give one number, or two with a comma between them".to_owned()),
     }
 }
 
@@ -200,5 +211,34 @@ fn tell(measured: Result<String, impl Error + 'static>, out: &mut dyn Write) -> 
             complain(&*error);
             FAILED
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(subcommand)]
+        command: BenchCommand,
+    }
+
+    #[test]
+    fn numbers_for_both_starts_are_one_or_two() {
+        let settings = |given: &[&str]| {
+            let line = [&["bench", "accuracy", "--data", "d", "--out", "o"], given].concat();
+            match Line::try_parse_from(line).map(|line| line.command) {
+                Ok(BenchCommand::Accuracy(args)) => Some(args.options().settings),
+                _ => None,
+            }
+        };
+        let steps = |given: &str| settings(&["--steps", given]).map(|settings| settings.steps);
+        assert_eq!([steps("7"), steps("7,9")], [Some([7, 7]), Some([7, 9])]);
+        assert_eq!(["7,8,9", "", "7,", "x", "-1", "0.5"].map(steps), [None; 6]);
+        let usual = settings(&[]).expect("defaults");
+        assert_eq!((usual.steps, usual.learning_rate), ([300, 600], [0.01, 0.05]));
     }
 }

@@ -5,7 +5,11 @@
 //! least half of them cover is the prediction. Where scans are cut-outs around the object it is the yardstick that any
 //! network must beat, because the cut alone tells where the object lies.
 
-use std::ffi::OsStr;
+use std::{
+    ffi::{OsStr, OsString},
+    fmt,
+    path::PathBuf,
+};
 
 use semisam_node::data::{
     folder::{Cohort, FolderError},
@@ -32,7 +36,51 @@ use crate::{
 };
 
 /// Clicks after which a generalist is scored.
-pub const CLICKS: [u64; 4] = [1, 3, 5, 10];
+const CLICKS: [u64; 4] = [1, 3, 5, 10];
+
+/// A comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Baseline {
+    /// The pre-trained student as it is.
+    ZeroShot,
+    /// A generalist that sees the pre-trained student's prediction.
+    Refined,
+    /// A generalist with so many clicks from the truth.
+    Clicks(u64),
+    /// The mean mask of the first so many training labels, or of all.
+    Atlas(Option<usize>),
+}
+
+impl Baseline {
+    /// All that a table needs, in the order of its rows.
+    pub fn all(settings: &Settings) -> impl Iterator<Item = Self> {
+        let atlases = settings.labels.iter().map(|count| Some(*count)).chain([None]).map(Self::Atlas);
+        [Self::ZeroShot, Self::Refined].into_iter().chain(CLICKS.map(Self::Clicks)).chain(atlases)
+    }
+
+    /// Whether the models are given that it needs.
+    fn possible(self, settings: &Settings) -> bool {
+        let (student, generalist) = self.models();
+        (!student || settings.init.is_some()) && (!generalist || settings.generalist.is_some())
+    }
+
+    /// Whether the pre-trained student and a generalist have to do with it.
+    pub fn models(self) -> (bool, bool) {
+        (matches!(self, Self::ZeroShot | Self::Refined), matches!(self, Self::Refined | Self::Clicks(_)))
+    }
+}
+
+impl fmt::Display for Baseline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ZeroShot => f.write_str("pre-trained student, no real scan"),
+            Self::Refined => f.write_str("generalist, prompted with that student's map"),
+            Self::Clicks(count) => write!(f, "generalist, {count} clicks from the truth"),
+            Self::Atlas(Some(count)) => write!(f, "mean mask of {count} training labels"),
+            Self::Atlas(None) => f.write_str("mean mask of all training labels"),
+        }
+    }
+}
 
 /// A comparison without training fails.
 #[derive(Debug, thiserror::Error)]
@@ -62,63 +110,63 @@ pub(super) fn measure(
     record: &mut Record<Of>,
     progress: &Progress,
 ) -> Result<(), BaselineError> {
-    for (name, labels) in atlases(settings) {
-        if record.find(&Of::baseline(&name, settings)).is_none() {
-            let score = atlas(places, labels)?;
-            progress.say(&format!("{name}: dice {:.3}", score.dice));
-            record.add(Of::baseline(&name, settings), score, None)?;
+    let bench = Bench { settings, places, launcher };
+    for baseline in Baseline::all(settings).filter(|baseline| baseline.possible(settings)) {
+        let of = Of::baseline(baseline, settings);
+        if record.find(&of).is_none() {
+            let score = bench.score(baseline)?;
+            progress.say(&format!("{baseline}: dice {:.3}", score.dice));
+            record.add(of, score, None)?;
         }
-    }
-    let (log, test) = (places.logs.join("baselines.log"), &places.test);
-    let (millimetres, patch) = (settings.spacing_mm.to_string(), sides(settings.patch));
-    let node = |args: &[&dyn AsRef<OsStr>]| {
-        let common: [&dyn AsRef<OsStr>; 4] = [&"--data", test, &"--format", &"json"];
-        Invocation::new("a comparison", Program::Node, &log, &[args, &common].concat())
-    };
-    let windows: [&dyn AsRef<OsStr>; 4] = [&"--spacing", &millimetres, &"--patch", &patch];
-    if let Some(init) = settings.init.as_ref().filter(|_| record.find(&Of::baseline(ZERO_SHOT, settings)).is_none()) {
-        let invocation = node(&[&[&"evaluate" as &dyn AsRef<OsStr>, &"--model", init], &windows[..]].concat());
-        let score = Score::of_last_line(&launcher.succeed(&invocation)?, &invocation.command())?;
-        record.add(Of::baseline(ZERO_SHOT, settings), score, None)?;
-    }
-    let Some(generalist) = &settings.generalist else { return Ok(()) };
-    if record.find(&Of::baseline(&clicks(CLICKS[0]), settings)).is_none() {
-        let wanted = CLICKS.map(|clicks| clicks.to_string()).join(",");
-        let invocation = node(&[&"sam", &"evaluate", &"--checkpoint", generalist, &"--clicks", &wanted]);
-        let dice = last_line(&launcher.succeed(&invocation)?, &invocation.command())?;
-        for count in CLICKS {
-            let score = overlap(&dice, &["dice", &count.to_string()], &invocation)?;
-            record.add(Of::baseline(&clicks(count), settings), score, None)?;
-        }
-    }
-    if let Some(init) = settings.init.as_ref().filter(|_| record.find(&Of::baseline(REFINED, settings)).is_none()) {
-        let refine: [&dyn AsRef<OsStr>; 6] = [&"sam", &"refine", &"--checkpoint", generalist, &"--student", init];
-        let invocation = node(&[&refine, &windows[..]].concat());
-        let found = last_line(&launcher.succeed(&invocation)?, &invocation.command())?;
-        record.add(Of::baseline(REFINED, settings), overlap(&found, &["generalist", "mask"], &invocation)?, None)?;
     }
     Ok(())
 }
 
-/// The pre-trained student.
-pub const ZERO_SHOT: &str = "pre-trained student, no real scan";
-/// A generalist that sees the pre-trained student's prediction.
-pub const REFINED: &str = "generalist, prompted with that student's map";
-
-/// A generalist with clicks from the truth.
-pub fn clicks(count: u64) -> String {
-    format!("generalist, {count} clicks from the truth")
+/// What comparisons share.
+struct Bench<'a> {
+    settings: &'a Settings,
+    places: &'a Places,
+    launcher: &'a Launcher,
 }
 
-/// Mean masks of the first labels, and of all; by name, with how many.
-pub fn atlases(settings: &Settings) -> Vec<(String, Option<usize>)> {
-    let of = |count: &usize| (format!("mean mask of {count} training labels"), Some(*count));
-    settings.labels.iter().map(of).chain([("mean mask of all training labels".to_owned(), None)]).collect()
+impl Bench<'_> {
+    /// On the held-out scans.
+    fn score(&self, baseline: Baseline) -> Result<Score, BaselineError> {
+        let Settings { init, generalist, spacing_mm, patch, .. } = self.settings;
+        let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
+        let model = |option: &str, path: &Option<PathBuf>| {
+            path.iter().flat_map(|path| [OsString::from(option), path.into()]).collect::<Vec<_>>()
+        };
+        let windows = words(&format!("--spacing {spacing_mm} --patch {}", sides(*patch)));
+        let (line, scores) = match baseline {
+            Baseline::Atlas(labels) => return atlas(self.places, labels),
+            Baseline::ZeroShot => ([words("evaluate"), model("--model", init), windows].concat(), None),
+            Baseline::Refined => {
+                let models = [model("--checkpoint", generalist), model("--student", init)].concat();
+                ([words("sam refine"), models, windows].concat(), Some(["generalist".to_owned(), "mask".to_owned()]))
+            }
+            Baseline::Clicks(count) => {
+                let clicks = words(&format!("--clicks {count}"));
+                let line = [words("sam evaluate"), model("--checkpoint", generalist), clicks].concat();
+                (line, Some(["dice".to_owned(), count.to_string()]))
+            }
+        };
+        let common: [&dyn AsRef<OsStr>; 4] = [&"--data", &self.places.test, &"--format", &"json"];
+        let args: Vec<&dyn AsRef<OsStr>> = line.iter().map(|word| word as _).chain(common).collect();
+        let log = self.places.logs.join("baselines.log");
+        let invocation = Invocation::new("a comparison", Program::Node, &log, &args);
+        let (text, command) = (self.launcher.succeed(&invocation)?, invocation.command());
+        match scores {
+            None => Ok(Score::of_last_line(&text, &command)?),
+            Some(names) => overlap(&last_line(&text, &command)?, &names, command),
+        }
+    }
 }
 
-fn overlap(value: &Value, path: &[&str], invocation: &Invocation) -> Result<Score, BaselineError> {
-    let found = path.iter().try_fold(value, |value, name| value.get(name)).and_then(Value::as_f64);
-    let dice = found.ok_or_else(|| RecordError::NoScore(invocation.command()))?;
+/// The overlap alone, which is what a command about generalists prints below these names.
+fn overlap(value: &Value, names: &[String], command: String) -> Result<Score, BaselineError> {
+    let found = names.iter().try_fold(value, |value, name| value.get(name)).and_then(Value::as_f64);
+    let dice = found.ok_or(RecordError::NoScore(command))?;
     Ok(Score { dice, hd95_mm: None, assd_mm: None, undefined: 0 })
 }
 

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use semisam_node::train::local::Method;
 
 use super::{
-    baselines::ZERO_SHOT,
+    baselines::Baseline,
     runs::{Of, Settings, Start, name},
 };
 use crate::bench::record::{Record, Spread};
@@ -30,7 +30,7 @@ struct Line {
 /// The picture; a warm start is a full line, random weights a dashed one.
 pub fn plot(settings: &Settings, record: &Record<Of>) -> String {
     let lines = lines(settings, record);
-    let zero_shot = record.find(&Of::baseline(ZERO_SHOT, settings)).map(|score| score.dice);
+    let zero_shot = record.find(&Of::baseline(Baseline::ZeroShot, settings)).map(|score| score.dice);
     let shown = lines.iter().flat_map(|line| line.points.iter().map(|point| point.1)).chain(zero_shot);
     let (low, high) = shown.fold((1.0_f64, 0.0_f64), |(low, high), value| (low.min(value), high.max(value)));
     if low > high {

@@ -8,9 +8,15 @@ use std::{
 
 use clap::ValueEnum;
 use semisam_node::train::local::Method;
+use semisam_shared::ids::Digest;
 use serde::{Deserialize, Serialize};
 
-use crate::{bench::sides, demo::children::Invocation, programs::Program};
+use super::baselines::Baseline;
+use crate::{
+    bench::{inputs::Inputs, sides},
+    demo::children::Invocation,
+    programs::Program,
+};
 
 /// What a training starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
@@ -47,6 +53,14 @@ pub struct Run {
     /// Whether the labelled scans are drawn by the seed; else they are the first ones by name.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drawn: bool,
+    /// Names scans, start, generalist and how that is asked, as far as it has to do with them.
+    #[serde(default = "unknown")]
+    pub inputs: Digest,
+}
+
+/// The files of records that do not name them; no others are the same.
+fn unknown() -> Digest {
+    Digest::ZERO
 }
 
 /// Sides of the crops of records that do not name them.
@@ -86,6 +100,9 @@ pub enum Of {
         /// Sides of a window in voxels.
         #[serde(default = "usual_patch", skip_serializing_if = "is_usual")]
         patch: [usize; 3],
+        /// Names scans and models, as far as it has to do with them.
+        #[serde(default = "unknown")]
+        inputs: Digest,
     },
 }
 
@@ -102,12 +119,17 @@ impl Of {
     }
 
     /// This comparison.
-    pub fn baseline(name: &str, settings: &Settings) -> Self {
-        Self::Baseline { baseline: name.to_owned(), spacing_mm: settings.spacing_mm, patch: settings.patch }
+    pub fn baseline(baseline: Baseline, settings: &Settings) -> Self {
+        Self::Baseline {
+            baseline: baseline.to_string(),
+            spacing_mm: settings.spacing_mm,
+            patch: settings.patch,
+            inputs: settings.named(baseline.models(), ""),
+        }
     }
 }
 
-/// Everything that a table is a function of, beside the scans.
+/// Everything that a table is a function of.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Voxel size in millimetres.
@@ -134,6 +156,8 @@ pub struct Settings {
     pub generalist: Option<PathBuf>,
     /// Whether each seed draws its labelled scans; else all seeds have the first ones by name, as the usual protocols do.
     pub drawn: bool,
+    /// What is in the files; known once they were read.
+    pub inputs: Option<Inputs>,
 }
 
 impl Settings {
@@ -159,7 +183,18 @@ impl Settings {
         let (steps, learning_rate) = (self.steps[of], self.learning_rate[of]);
         let (spacing_mm, patch, drawn) = (self.spacing_mm, self.patch, self.drawn);
         let consistency_weight = if method.has_teacher() { self.consistency_weight } else { 0.0 };
-        Run { spacing_mm, start, method, labels, seed, steps, learning_rate, consistency_weight, patch, drawn }
+        // defaults of another version of this program are no part of the command line
+        let guidance = serde_json::to_string(&method.guidance()).expect("settings are plain numbers and names");
+        let inputs = self.named((start == Start::Warm, asks(method)), &guidance);
+        Run { spacing_mm, start, method, labels, seed, steps, learning_rate, consistency_weight, patch, drawn, inputs }
+    }
+
+    /// The digest of what is in the scans' files and in those of the models that something has to do with, and of `more`.
+    fn named(&self, (student, generalist): (bool, bool), more: &str) -> Digest {
+        let Some(inputs) = self.inputs else { return unknown() };
+        let models = [inputs.init.filter(|_| student), inputs.generalist.filter(|_| generalist)];
+        let names = models.map(|model| model.map_or("none".to_owned(), |model| model.to_string()));
+        Digest::of(format!("{} {} {more}", inputs.scans, names.join(" ")).as_bytes())
     }
 
     /// Its command line: `semisam-node train`, which opens the labels of the first scans alone and those of the test.
@@ -211,6 +246,9 @@ pub fn name(value: impl ValueEnum) -> String {
 pub(super) mod tests {
     use super::*;
 
+    const INPUTS: Inputs =
+        Inputs { scans: Digest([1; 32]), init: Some(Digest([2; 32])), generalist: Some(Digest([3; 32])) };
+
     /// Three seeds of two methods from both starts.
     pub(in crate::bench::accuracy) fn settings() -> Settings {
         Settings {
@@ -226,6 +264,7 @@ pub(super) mod tests {
             init: Some("start.safetensors".into()),
             generalist: Some("small.safetensors".into()),
             drawn: false,
+            inputs: Some(INPUTS),
         }
     }
 
@@ -243,17 +282,38 @@ pub(super) mod tests {
     #[test]
     fn what_was_measured_with_other_crops_is_not_taken_for_the_same() {
         let (usual, other) = (settings(), Settings { patch: [96, 80, 48], ..settings() });
-        assert_ne!(Of::baseline("student", &usual), Of::baseline("student", &other));
+        let baseline = |settings: &Settings| Of::baseline(Baseline::ZeroShot, settings);
+        assert_ne!(baseline(&usual), baseline(&other));
         let training = |settings: &Settings| Of::training(&settings.run(Start::Warm, Method::Semisam, 4, 1));
         assert!(training(&usual).is_of(Start::Warm, Method::Semisam, &usual));
         assert!(!training(&usual).is_of(Start::Warm, Method::Semisam, &other));
-        // records from before crops had a say
-        let old = r#"{"baseline":"student","spacing_mm":2.5}"#;
-        let read: Of = serde_json::from_str(old).expect("a record");
-        assert_eq!(
-            (read, serde_json::to_string(&Of::baseline("student", &usual)).expect("JSON")),
-            (Of::baseline("student", &usual), old.to_owned())
-        );
+    }
+
+    #[test]
+    fn what_was_measured_of_other_files_is_not_taken_for_the_same() {
+        let usual = settings();
+        let with = |inputs: Inputs| Settings { inputs: Some(inputs), ..settings() };
+        let another = Digest([9; 32]);
+        let (scans, init) = (with(Inputs { scans: another, ..INPUTS }), with(Inputs { init: Some(another), ..INPUTS }));
+        let generalist = with(Inputs { generalist: Some(another), ..INPUTS });
+        let changed = |start, method| {
+            [&scans, &init, &generalist].map(|other| usual.run(start, method, 1, 1) != other.run(start, method, 1, 1))
+        };
+        assert_eq!(changed(Start::Warm, Method::Semisam), [true, true, true]);
+        assert_eq!(changed(Start::Warm, Method::MeanTeacher), [true, true, false], "nobody is asked");
+        assert_eq!(changed(Start::Scratch, Method::Semisam), [true, false, true]);
+        let changed = |baseline| {
+            [&scans, &init, &generalist].map(|other| Of::baseline(baseline, &usual) != Of::baseline(baseline, other))
+        };
+        assert_eq!(changed(Baseline::ZeroShot), [true, true, false]);
+        assert_eq!(changed(Baseline::Refined), [true, true, true]);
+        assert_eq!(changed(Baseline::Clicks(3)), [true, false, true]);
+        assert_eq!(changed(Baseline::Atlas(None)), [true, false, false]);
+        // records from before crops and files had a say can be read, and are of nothing that is measured now
+        let old = format!(r#"{{"baseline":"{}","spacing_mm":2.5}}"#, Baseline::ZeroShot);
+        let read: Of = serde_json::from_str(&old).expect("a record");
+        assert_ne!(read, Of::baseline(Baseline::ZeroShot, &usual));
+        assert_eq!(read, Of::baseline(Baseline::ZeroShot, &Settings { inputs: None, ..settings() }));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use semisam_node::train::local::Method;
 
 use super::{
-    baselines::{CLICKS, REFINED, ZERO_SHOT, atlases, clicks},
+    baselines::Baseline,
     runs::{Of, Settings, Start, name},
 };
 use crate::bench::record::{Record, Score, Spread};
@@ -62,14 +62,12 @@ fn row(
 fn without_training(settings: &Settings, record: &Record<Of>) -> String {
     let mut text =
         format!("| without training, {} mm | Dice | HD95, mm | ASSD, mm |\n|---|---|---|---|\n", settings.spacing_mm);
-    let names = [ZERO_SHOT.to_owned(), REFINED.to_owned()].into_iter();
-    let names = names.chain(CLICKS.map(clicks)).chain(atlases(settings).into_iter().map(|(name, _)| name));
-    for name in names {
-        if let Some(score) = record.find(&Of::baseline(&name, settings)) {
+    for baseline in Baseline::all(settings) {
+        if let Some(score) = record.find(&Of::baseline(baseline, settings)) {
             let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1}"));
             let _ = writeln!(
                 text,
-                "| {name} | {:.3} | {} | {} |",
+                "| {baseline} | {:.3} | {} | {} |",
                 score.dice,
                 number(score.hd95_mm),
                 number(score.assd_mm)

@@ -187,6 +187,10 @@ fn safetensors(
     if let Some((name, _)) = index.tensors().into_iter().find(|(_, tensor)| tensor.data_offsets.1 as u64 > values) {
         return Err(format(format!("it ends before tensor `{name}` does")));
     }
+    let end = index.tensors().values().map(|tensor| tensor.data_offsets.1 as u64).max().unwrap_or(0);
+    if end < values {
+        return Err(format(format!("it goes on for {} bytes after its last tensor", values - end)));
+    }
     let mut tensors = BTreeMap::new();
     for (name, tensor) in index.tensors().into_iter().filter(|(name, _)| !name.ends_with(COUNTER)) {
         let dtype = match tensor.dtype {

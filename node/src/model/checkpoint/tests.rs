@@ -54,6 +54,9 @@ fn what_is_no_model_is_refused_by_name() {
     file.extend_from_slice(integers);
     file.extend_from_slice(&[0; 4]);
     assert!(message("integers.safetensors", &file).contains("`a`"));
+    let mut longer = fs::read(fixture("vnet/vnet_tiny.safetensors")).expect("a fixture");
+    longer.extend_from_slice(b"more");
+    assert!(message("longer.safetensors", &longer).contains("4 bytes after its last tensor"));
     assert!(read(&folder.path().join("absent.pth")).expect_err("absent").to_string().contains("absent.pth"));
 }
 

@@ -34,7 +34,6 @@ use crate::{
     model::{
         checkpoint::{self, CheckpointError},
         sam::Click,
-        shipped,
     },
 };
 use network::{NetworkError, Promptable, Prompts};
@@ -134,7 +133,7 @@ impl Generalist {
         let (weights, description) = checkpoint::read_described(path)?;
         let network = network::on_device(weights, &description, device)
             .map_err(|source| GeneralistError::Weights { path: path.to_path_buf(), source })?;
-        Ok(Self { network, digest: digest(path)? })
+        Ok(Self { network, digest: checkpoint::digest(path)? })
     }
 
     /// The same, looking twice where that helps the network ([`Promptable::look_twice`]): better masks for twice the time, where a
@@ -205,9 +204,4 @@ impl Generalist {
         let mask = view.mask(self.network.enlarge(mask, view.image.shape), &Grid::from(image))?;
         Ok(Segmentation { mask, score, view })
     }
-}
-
-/// SHA-256 of a file.
-fn digest(path: &Path) -> Result<Digest, CheckpointError> {
-    shipped::digest(path).map_err(|source| CheckpointError::Read { path: path.to_path_buf(), source })
 }

@@ -103,8 +103,8 @@ impl Digest {
     ///
     /// # Errors
     /// Those of `reader`.
-    pub fn of_reader(mut reader: impl io::Read) -> io::Result<Self> {
-        let mut hash = Sha256::new();
+    pub fn of_reader(reader: impl io::Read) -> io::Result<Self> {
+        let (mut reader, mut hash) = (io::BufReader::with_capacity(1 << 18, reader), Sha256::new());
         io::copy(&mut reader, &mut hash)?;
         Ok(Digest(hash.finalize().into()))
     }

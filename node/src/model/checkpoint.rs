@@ -17,7 +17,10 @@ use safetensors::{
     Dtype, SafeTensorError,
     tensor::{Metadata, TensorView},
 };
-use semisam_shared::weights::{Tensor, Weights, WeightsError};
+use semisam_shared::{
+    ids::Digest,
+    weights::{Tensor, Weights, WeightsError},
+};
 
 use super::shipped::{self, Bytes};
 
@@ -135,6 +138,15 @@ pub fn read_described(path: &Path) -> Result<(Weights, Description), CheckpointE
     Ok((weights, description))
 }
 
+/// The digest of the shipped model of this name, else of the file at this path.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn digest(path: &Path) -> Result<Digest, CheckpointError> {
+    let found = shipped::open(path).and_then(|(file, _)| Digest::of_reader(file));
+    found.map_err(|source| CheckpointError::Read { path: path.to_path_buf(), source })
+}
+
 /// As [`half_precision`], with a text about the weights that [`read_described`] gives back; the same give the same bytes.
 ///
 /// # Errors
@@ -187,9 +199,9 @@ fn safetensors(
     if let Some((name, _)) = index.tensors().into_iter().find(|(_, tensor)| tensor.data_offsets.1 as u64 > values) {
         return Err(format(format!("it ends before tensor `{name}` does")));
     }
-    let end = index.tensors().values().map(|tensor| tensor.data_offsets.1 as u64).max().unwrap_or(0);
-    if end < values {
-        return Err(format(format!("it goes on for {} bytes after its last tensor", values - end)));
+    let more = values - index.data_len() as u64;
+    if more > 0 {
+        return Err(format(format!("it goes on for {more} bytes after its last tensor")));
     }
     let mut tensors = BTreeMap::new();
     for (name, tensor) in index.tensors().into_iter().filter(|(name, _)| !name.ends_with(COUNTER)) {

@@ -34,14 +34,6 @@ pub fn open(path: &Path) -> io::Result<(Box<dyn Bytes>, u64)> {
     Ok((Box::new(file), length))
 }
 
-/// The digest of that file.
-///
-/// # Errors
-/// If there is none, or it cannot be read.
-pub fn digest(path: &Path) -> io::Result<Digest> {
-    open(path).and_then(|(file, _)| Digest::of_reader(file))
-}
-
 /// The shipped model whose file has this digest.
 pub fn named(digest: Digest) -> Option<&'static str> {
     SHIPPED.iter().find(|(_, bytes)| Digest::of(bytes) == digest).map(|(name, _)| *name)

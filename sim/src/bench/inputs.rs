@@ -2,14 +2,16 @@
 //! must not stand for another.
 
 use std::{
-    fs::File,
     io,
     path::{Path, PathBuf},
 };
 
 use semisam_node::{
-    data::folder::{Cohort, FolderError},
-    model::shipped,
+    data::{
+        cache::key::digest_of_file,
+        folder::{Cohort, FolderError},
+    },
+    model::checkpoint::{self, CheckpointError},
 };
 use semisam_shared::ids::Digest;
 
@@ -30,7 +32,10 @@ pub enum InputsError {
     /// The scans cannot be listed.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    /// One cannot be read.
+    /// A model cannot be read.
+    #[error(transparent)]
+    Model(#[from] CheckpointError),
+    /// A scan cannot be read.
     #[error("cannot read `{}`; check the path and that this program may read it", .0.display())]
     Read(PathBuf, #[source] io::Error),
 }
@@ -41,10 +46,7 @@ impl Inputs {
     /// # Errors
     /// If one cannot be read.
     pub fn read(data: &Path, init: Option<&Path>, generalist: Option<&Path>) -> Result<Self, InputsError> {
-        let model = |path: Option<&Path>| {
-            let digest = |path: &Path| shipped::digest(path).map_err(|source| InputsError::Read(path.into(), source));
-            path.map(digest).transpose()
-        };
+        let model = |path: Option<&Path>| path.map(checkpoint::digest).transpose();
         Ok(Self { init: model(init)?, generalist: model(generalist)?, scans: scans(data)? })
     }
 }
@@ -54,10 +56,7 @@ impl Inputs {
 /// # Errors
 /// If one cannot be read.
 pub fn scans(data: &Path) -> Result<Digest, InputsError> {
-    let digest = |path: &PathBuf| {
-        let found = File::open(path).and_then(Digest::of_reader);
-        found.map_err(|source| InputsError::Read(path.clone(), source))
-    };
+    let digest = |path: &PathBuf| digest_of_file(path).map_err(|source| InputsError::Read(path.clone(), source));
     let mut lines = String::new();
     for patient in Cohort::open(data)?.patients {
         for scan in &patient.scans {
@@ -73,7 +72,10 @@ pub fn scans(data: &Path) -> Result<Digest, InputsError> {
 mod tests {
     use std::fs;
 
-    use semisam_node::data::synth::{Style, SynthSpec, write_cohort};
+    use semisam_node::{
+        data::synth::{Style, SynthSpec, write_cohort},
+        model::shipped,
+    };
 
     use super::*;
 

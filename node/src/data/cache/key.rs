@@ -1,10 +1,6 @@
 //! What names a prepared scan: the bytes of its files, the spacing, and the way it is prepared.
 
-use std::{
-    fs::File,
-    io::{self, Read},
-    path::Path,
-};
+use std::{fs::File, io, path::Path};
 
 use semisam_shared::ids::Digest;
 use sha2::{Digest as _, Sha256};
@@ -55,14 +51,7 @@ impl Key {
 /// # Errors
 /// If it cannot be read.
 pub fn digest_of_file(path: &Path) -> io::Result<Digest> {
-    let (mut file, mut hash) = (File::open(path)?, Sha256::new());
-    let mut buffer = vec![0; 1 << 18];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(Digest(hash.finalize().into())),
-            count => hash.update(&buffer[..count]),
-        }
-    }
+    File::open(path).and_then(Digest::of_reader)
 }
 
 #[cfg(test)]

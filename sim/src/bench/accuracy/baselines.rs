@@ -112,11 +112,11 @@ pub(super) fn measure(
 ) -> Result<(), BaselineError> {
     let bench = Bench { settings, places, launcher };
     for baseline in Baseline::all(settings).filter(|baseline| baseline.possible(settings)) {
-        let of = Of::baseline(baseline, settings);
-        if record.find(&of).is_none() {
-            let score = bench.score(baseline)?;
-            progress.say(&format!("{baseline}: dice {:.3}", score.dice));
-            record.add(of, score, None)?;
+        if record.find(&Of::baseline(baseline, settings)).is_none() {
+            for (baseline, score) in bench.scores(baseline)? {
+                progress.say(&format!("{baseline}: dice {:.3}", score.dice));
+                record.add(Of::baseline(baseline, settings), score, None)?;
+            }
         }
     }
     Ok(())
@@ -130,43 +130,58 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// On the held-out scans.
-    fn score(&self, baseline: Baseline) -> Result<Score, BaselineError> {
+    /// On the held-out scans: of all clicks at once, else of this one.
+    fn scores(&self, baseline: Baseline) -> Result<Vec<(Baseline, Score)>, BaselineError> {
         let Settings { init, generalist, spacing_mm, patch, .. } = self.settings;
-        let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
-        let model = |option: &str, path: &Option<PathBuf>| {
-            path.iter().flat_map(|path| [OsString::from(option), path.into()]).collect::<Vec<_>>()
-        };
         let windows = words(&format!("--spacing {spacing_mm} --patch {}", sides(*patch)));
-        let (line, scores) = match baseline {
-            Baseline::Atlas(labels) => return atlas(self.places, labels),
-            Baseline::ZeroShot => ([words("evaluate"), model("--model", init), windows].concat(), None),
+        let score = match baseline {
+            Baseline::Atlas(labels) => atlas(self.places, labels)?,
+            Baseline::ZeroShot => {
+                let (text, command) = self.node([words("evaluate"), model("--model", init), windows].concat())?;
+                Score::of_last_line(&text, &command)?
+            }
             Baseline::Refined => {
                 let models = [model("--checkpoint", generalist), model("--student", init)].concat();
-                ([words("sam refine"), models, windows].concat(), Some(["generalist".to_owned(), "mask".to_owned()]))
+                let (text, command) = self.node([words("sam refine"), models, windows].concat())?;
+                overlap(&last_line(&text, &command)?, ["generalist", "mask"], &command)?
             }
-            Baseline::Clicks(count) => {
-                let clicks = words(&format!("--clicks {count}"));
+            Baseline::Clicks(_) => {
+                let clicks = words(&format!("--clicks {}", CLICKS.map(|count| count.to_string()).join(",")));
                 let line = [words("sam evaluate"), model("--checkpoint", generalist), clicks].concat();
-                (line, Some(["dice".to_owned(), count.to_string()]))
+                let (text, command) = self.node(line)?;
+                let dice = last_line(&text, &command)?;
+                let of =
+                    |count: u64| Ok((Baseline::Clicks(count), overlap(&dice, ["dice", &count.to_string()], &command)?));
+                return CLICKS.into_iter().map(of).collect();
             }
         };
+        Ok(vec![(baseline, score)])
+    }
+
+    /// What `semisam-node` prints with `line` about the held-out scans, and that command.
+    fn node(&self, line: Vec<OsString>) -> Result<(String, String), ChildError> {
         let common: [&dyn AsRef<OsStr>; 4] = [&"--data", &self.places.test, &"--format", &"json"];
         let args: Vec<&dyn AsRef<OsStr>> = line.iter().map(|word| word as _).chain(common).collect();
         let log = self.places.logs.join("baselines.log");
         let invocation = Invocation::new("a comparison", Program::Node, &log, &args);
-        let (text, command) = (self.launcher.succeed(&invocation)?, invocation.command());
-        match scores {
-            None => Ok(Score::of_last_line(&text, &command)?),
-            Some(names) => overlap(&last_line(&text, &command)?, &names, command),
-        }
+        Ok((self.launcher.succeed(&invocation)?, invocation.command()))
     }
 }
 
+/// Words of a command line, none of which holds a space.
+fn words(text: &str) -> Vec<OsString> {
+    text.split(' ').map(OsString::from).collect()
+}
+
+/// An option with a model, if that is given.
+fn model(option: &str, path: &Option<PathBuf>) -> Vec<OsString> {
+    path.iter().flat_map(|path| [OsString::from(option), path.into()]).collect()
+}
+
 /// The overlap alone, which is what a command about generalists prints below these names.
-fn overlap(value: &Value, names: &[String], command: String) -> Result<Score, BaselineError> {
+fn overlap(value: &Value, names: [&str; 2], command: &str) -> Result<Score, BaselineError> {
     let found = names.iter().try_fold(value, |value, name| value.get(name)).and_then(Value::as_f64);
-    let dice = found.ok_or(RecordError::NoScore(command))?;
+    let dice = found.ok_or_else(|| RecordError::NoScore(command.to_owned()))?;
     Ok(Score { dice, hd95_mm: None, assd_mm: None, undefined: 0 })
 }
 
